@@ -1,0 +1,61 @@
+"""Pliant: activation functions that bend. The library; the lab is ``pliant.lab``."""
+
+from pliant import functional, schedules
+from pliant.activation import Activation
+from pliant.activations import (
+    PELU,
+    AffineReLU,
+    AReLU,
+    ASigmoid,
+    ATanh,
+    DSReLU,
+    FReLU,
+    PReLU,
+    SReLU,
+    Swish,
+)
+from pliant.catalog import create
+from pliant.clock import Clock
+from pliant.coefficients import Coefficient, Fixed, Learned, Scheduled
+from pliant.elementwise import elementwise
+from pliant.errors import DomainError, MissingExtraError, PliantError, UnknownNameError
+from pliant.gain import gain
+from pliant.groups import param_groups
+from pliant.schedules import Constant, Cosine, Exponential, Linear, Logistic, Steps
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "PELU",
+    "AReLU",
+    "ASigmoid",
+    "ATanh",
+    "Activation",
+    "AffineReLU",
+    "Clock",
+    "Coefficient",
+    "Constant",
+    "Cosine",
+    "DSReLU",
+    "DomainError",
+    "Exponential",
+    "FReLU",
+    "Fixed",
+    "Learned",
+    "Linear",
+    "Logistic",
+    "MissingExtraError",
+    "PReLU",
+    "PliantError",
+    "SReLU",
+    "Scheduled",
+    "Steps",
+    "Swish",
+    "UnknownNameError",
+    "create",
+    "elementwise",
+    "functional",
+    "gain",
+    "param_groups",
+    "schedules",
+]

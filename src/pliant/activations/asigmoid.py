@@ -1,0 +1,58 @@
+"""ASigmoid: sigmoid between two learned affine maps (Hu et al.)."""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+from torch import Tensor
+
+from pliant.activation import Activation
+from pliant.coefficients import Coefficient, Learned
+from pliant.elementwise import elementwise
+
+
+@elementwise
+def asigmoid(
+    x: Tensor,
+    a: float | Tensor = 1.0,
+    b: float | Tensor = 1.0,
+    c: float | Tensor = 0.0,
+    d: float | Tensor = 0.0,
+) -> Tensor:
+    """``b * sigmoid(a * x + c) + d``, elementwise.
+
+    With h = sigmoid(a x + c): df/dx = a * b * h * (1 - h); df/db = h; df/dd = 1; df/da = x * df/dc.
+
+    Args:
+        x: any shape, floating point.
+        a, b, c, d: numbers, or tensors of shape (), (1,) or (C,). a = 0 or b = 0 leaves a constant that cannot learn a way out.
+    """
+    return b * torch.sigmoid(a * x + c) + d
+
+
+@final
+class ASigmoid(Activation):
+    """Adaptive sigmoid of Hu et al. ("AAF"): ``b * sigmoid(a * x + c) + d`` with four learned numbers.
+
+    Together with ATanh this is one family: ``ASigmoid(a, b, c, d)`` equals ``ATanh(a/2, b/2, c/2, d + b/2)``. What
+    differs is where training starts and how well it is conditioned.
+
+    Keep weight decay off the four numbers (see :func:`pliant.param_groups`): it pulls a and b towards 0, where the function
+    is constant.
+
+    Args:
+        a: inner scale, c: inner shift, b: outer scale, d: outer shift. Any finite numbers; Learned from (1, 1, 0, 0), where
+            the function is sigmoid itself.
+
+    Source: Hu et al., "Adaptively Customizing Activation Functions for Various Layers", section 3.
+    """
+
+    function = staticmethod(asigmoid)
+    source = "AAF (Hu et al.)"
+    aliases = ("adaptive_sigmoid",)
+
+    a = Coefficient(Learned(1.0))
+    b = Coefficient(Learned(1.0))
+    c = Coefficient(Learned(0.0))
+    d = Coefficient(Learned(0.0))

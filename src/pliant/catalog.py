@@ -1,0 +1,267 @@
+"""Names at the edge: from ``"prelu[weight=learned(0.1)]"`` to an activation, and back to one canonical spelling.
+
+A spec is a name, and in brackets the name of a variant and any options::
+
+    relu                          leakyrelu[negative_slope=0.2]      gelu[approximate=tanh]
+    dsrelu[released]              dsrelu[released,endpoints=exact]    dsrelu[slope=cosine(2,1)]
+    srelu[beta=0.1]               srelu[beta=learned(0.25)]           arelu[a=learned(1),b=0.2]
+
+``prelu[init=0.1]`` is short for ``prelu[weight=learned(0.1)]`` where there is one coefficient. Only this module reads such strings; everything below it is given objects.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from pliant import schedules
+from pliant.activation import Activation
+from pliant.activations import ALL as OURS
+from pliant.coefficients import Fixed, Learned, Scheduled
+from pliant.errors import DomainError, unknown
+
+__all__ = ["ALL", "Entry", "Spec", "create", "parse"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One activation that can be asked for by name."""
+
+    name: str
+    display: str
+    factory: Callable[..., nn.Module]
+    source: str
+    aliases: tuple[str, ...] = ()
+    variants: Mapping[str, Callable[..., nn.Module]] = field(default_factory=dict)
+    shown: tuple[str, ...] = ()
+    """Options that a label always names, given or not: results for LeakyReLU mean nothing without the slope."""
+
+    @property
+    def summary(self) -> str:
+        """The first line of the class's documentation."""
+        return (inspect.getdoc(self.factory) or "").partition("\n")[0]
+
+
+def _ours(cls: type[Activation]) -> Entry:
+    shown = ("alpha", "beta") if cls.__name__ == "SReLU" else ()
+    variants = {name: getattr(cls, name) for name in cls.variants}
+    return Entry(cls.__name__.lower(), cls.__name__, cls, cls.source, cls.aliases, variants, shown)
+
+
+def _torch(cls: type[nn.Module], source: str, *aliases: str, shown: tuple[str, ...] = ()) -> Entry:
+    return Entry(cls.__name__.lower(), cls.__name__, cls, source, aliases, {}, shown)
+
+
+_ENTRIES = (
+    *map(_ours, OURS),
+    _torch(nn.ReLU, "torch"),
+    _torch(nn.LeakyReLU, "torch", "leaky_relu", "lrelu", "leaky", shown=("negative_slope",)),
+    _torch(nn.ELU, "torch", shown=("alpha",)),
+    _torch(nn.GELU, "torch"),
+    _torch(nn.SiLU, "torch"),
+    _torch(nn.Mish, "torch"),
+    _torch(nn.SELU, "torch"),
+    _torch(nn.CELU, "torch", shown=("alpha",)),
+    _torch(nn.Sigmoid, "torch"),
+    _torch(nn.Tanh, "torch"),
+    _torch(nn.Softplus, "torch"),
+    _torch(nn.Softsign, "torch"),
+    _torch(nn.ReLU6, "torch"),
+    _torch(nn.Hardtanh, "torch"),
+    _torch(nn.Hardsigmoid, "torch"),
+    _torch(nn.Hardswish, "torch"),
+    _torch(nn.LogSigmoid, "torch"),
+    _torch(nn.Tanhshrink, "torch"),
+    _torch(nn.Identity, "torch", "linear", "none"),
+)
+
+ALL: dict[str, Entry] = {entry.name: entry for entry in _ENTRIES}
+"""Every activation by its canonical name."""
+
+
+def _key(name: str) -> str:
+    return re.sub(r"[-_\s]", "", name).lower()
+
+
+_BY_KEY = {_key(n): e for e in _ENTRIES for n in (e.name, *e.aliases)}
+
+_SCHEDULES: dict[str, Callable[..., schedules.Schedule]] = {
+    "constant": schedules.Constant,
+    "linear": schedules.Linear,
+    "cosine": schedules.Cosine,
+    "exponential": schedules.Exponential,
+    "logistic": schedules.Logistic,
+}
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A parsed spec: an entry of the catalogue, a variant of it and its options."""
+
+    name: str
+    variant: str | None = None
+    options: tuple[tuple[str, Any], ...] = ()
+
+    def __str__(self) -> str:
+        inside = [self.variant] if self.variant else []
+        inside += [f"{k}={_write(v)}" for k, v in self.options]
+        return f"{self.name}[{','.join(inside)}]" if inside else self.name
+
+    @property
+    def entry(self) -> Entry:
+        return ALL[self.name]
+
+    @property
+    def label(self) -> str:
+        """What tables and charts show, for example ``LeakyReLU(0.01)`` or ``DSReLU released``."""
+        entry = self.entry
+        given = dict(self.options)
+        parameters = inspect.signature(self._factory).parameters
+        words = [_write(given.pop(n, parameters[n].default)) for n in entry.shown if n in parameters]
+        words += [f"{k}={_write(v)}" for k, v in given.items()]
+        name = f"{entry.display} {self.variant}" if self.variant else entry.display
+        return f"{name}({', '.join(words)})" if words else name
+
+    @property
+    def _factory(self) -> Callable[..., nn.Module]:
+        return self.entry.variants[self.variant] if self.variant else self.entry.factory
+
+    def create(self, **extra: Any) -> nn.Module:
+        """A new module. ``extra`` goes to the constructor beside the options, for example ``channels`` or ``device``."""
+        try:
+            return self._factory(**dict(self.options), **extra)
+        except TypeError as error:
+            options = [n for n in inspect.signature(self._factory).parameters if n not in ("self", "args", "kwargs")]
+            raise DomainError(
+                f"The activation {str(self)!r} cannot be built: {error}. "
+                f"Options of {self.entry.display}{' ' + self.variant if self.variant else ''}: {', '.join(options) or 'none'}."
+            ) from None
+
+
+def _write(value: Any) -> str:
+    match value:
+        case Fixed(value=v):
+            return _write(v)
+        case Learned(init=v, constrain=constrain):
+            return f"learned({_write(v)}{'' if constrain else ',constrain=false'})"
+        case Scheduled(schedule=schedule, unit=unit):
+            given = ",".join(_write(v) for v in vars(schedule).values())
+            unit_text = "" if unit == "fraction" else f",unit={unit}"
+            return f"{type(schedule).__name__.lower()}({given}{unit_text})"
+        case bool():
+            return str(value).lower()
+        case float() | int():
+            return f"{value:.10g}"
+        case _:
+            return str(value)
+
+
+def _read(text: str, whole: str) -> Any:
+    text = text.strip()
+    if call := re.fullmatch(r"([a-z_]+)\((.*)\)", text, re.IGNORECASE):
+        kind, inside = call[1].lower(), call[2]
+        positional, named = [], {}
+        for part in _split(inside, whole):
+            key, sign, value = part.partition("=")
+            if sign:
+                named[key.strip()] = _read(value, whole)
+            else:
+                positional.append(_read(part, whole))
+        try:
+            if kind == "learned":
+                return Learned(*positional, **named)
+            if kind == "fixed":
+                return Fixed(*positional, **named)
+            if kind in _SCHEDULES:
+                unit = named.pop("unit", "fraction")
+                return Scheduled(_SCHEDULES[kind](*positional, **named), unit)
+        except TypeError as error:
+            raise DomainError(f"{text!r} in the activation {whole!r} cannot be built: {error}.") from None
+        raise unknown("kind of coefficient", kind, ["fixed", "learned", *_SCHEDULES])
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for number in (int, float):
+        try:
+            return number(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _split(text: str, whole: str) -> list[str]:
+    parts, depth, start = [], 0, 0
+    for i, char in enumerate(text):
+        depth += (char == "(") - (char == ")")
+        if depth < 0:
+            break
+        if char == "," and depth == 0:
+            parts.append(text[start:i])
+            start = i + 1
+    if depth != 0:
+        raise DomainError(
+            f"The brackets in the activation {whole!r} do not match; write for example srelu[beta=learned(0.25)]."
+        )
+    parts.append(text[start:])
+    return [p.strip() for p in parts if p.strip()]
+
+
+def parse(text: str) -> Spec:
+    """Read a spec and give its canonical form: ``str(parse(text))`` names one activation in exactly one way.
+
+    Raises:
+        UnknownNameError: no activation or variant of that name; the message holds the nearest names.
+        DomainError: the text is not of the form ``name[variant,option=value,...]``.
+    """
+    match = re.fullmatch(r"\s*([\w\- ]+?)\s*(?:\[(.*)\])?\s*", text)
+    if match is None:
+        raise DomainError(
+            f"The activation {text!r} is not of the form name[variant,option=value,...], as in dsrelu[released] or "
+            "leakyrelu[negative_slope=0.2]."
+        )
+    entry = _BY_KEY.get(_key(match[1]))
+    if entry is None:
+        raise unknown("activation", match[1], ALL)
+    variant, options = None, {}
+    for part in _split(match[2] or "", text):
+        key, sign, value = part.partition("=")
+        if sign:
+            if key.strip() in options:
+                raise DomainError(f"The activation {text!r} gives the option {key.strip()!r} twice; give it once.")
+            options[key.strip()] = _read(value, text)
+        elif part not in entry.variants:
+            if not entry.variants:
+                raise DomainError(
+                    f"{entry.display} has no variants, but {text!r} asks for {part!r}. Give options as name=value."
+                )
+            raise unknown(f"variant of {entry.display}", part, entry.variants)
+        elif variant is not None:
+            raise DomainError(f"The activation {text!r} names two variants, {variant!r} and {part!r}; name one.")
+        else:
+            variant = part
+    if "init" in options and isinstance(entry.factory, type) and issubclass(entry.factory, Activation) and variant is None:
+        names = [c.name for c in entry.factory.coefficients]
+        if len(names) == 1:
+            options[names[0]] = Learned(options.pop("init"))
+    # What a default says anyway is left out, so that one activation has one spelling.
+    factory = entry.variants[variant] if variant else entry.factory
+    defaults = {n: p.default for n, p in inspect.signature(factory).parameters.items()}
+    kept = {k: v for k, v in options.items() if k not in defaults or defaults[k] != v}
+    return Spec(entry.name, variant, tuple(sorted(kept.items())))
+
+
+def create(text: str, **extra: Any) -> nn.Module:
+    """A new activation by name: ``create("srelu[beta=0.1]")``, ``create("arelu", channels=64)``.
+
+    Args:
+        text: a spec; see the module's documentation.
+        extra: further arguments of the constructor, such as ``channels``, ``device``, ``dtype``.
+
+    Raises:
+        UnknownNameError, DomainError: as :func:`parse`; or the activation refuses its options.
+    """
+    return parse(text).create(**extra)
