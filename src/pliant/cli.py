@@ -1,0 +1,464 @@
+"""The command line. Thin: it reads what the user typed, calls the lab, and shows what came back."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import statistics
+import sys
+import time
+import webbrowser
+from collections.abc import Callable, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pliant.errors import PliantError, unknown
+
+try:
+    import typer
+    from rich import progress as bars
+    from rich.console import Console
+    from rich.table import Table
+except ModuleNotFoundError as missing:
+    print(
+        f"The command line needs packages that are not installed ({missing.name}): run pip install 'pliant[lab]'.",
+        file=sys.stderr,
+    )
+    raise SystemExit(2) from None
+
+if TYPE_CHECKING:
+    from pliant.lab import Result, Study
+    from pliant.lab.executors import Event
+    from pliant.lab.study import TrialSpec
+    from pliant.lab.verdict import Comparison, Estimate
+
+app = typer.Typer(
+    name="pliant",
+    help="Activation functions that bend, and the lab that tells whether bending helps.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit codes: 0 all is well, 1 trials failed or are missing, 2 something you gave cannot be used, 130 interrupted.",
+)
+
+WORD_STYLES = {"BETTER": "green", "WORSE": "red", "EQUIVALENT": "blue", "CANNOT TELL": "yellow"}
+
+
+def main() -> None:
+    """The entry point: a user's mistake becomes one paragraph and exit code 2, never a traceback."""
+    try:
+        app(standalone_mode=True)
+    except PliantError as error:
+        Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]pliant:[/] {_plain(str(error))}")
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("\npliant: stopped. What was finished is kept; the same command goes on from here.", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+def _plain(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+def _console() -> Console:
+    # A pipe has no width; 80 columns would fold the tables there.
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+
+
+StudyArgument = Annotated[
+    str, typer.Argument(metavar="STUDY", help="A study's name (see `pliant list studies`) or a study file ending in .toml.")
+]
+Activations = Annotated[
+    list[str] | None,
+    typer.Option("-a", "--activation", help='Compare these instead of the study\'s, e.g. -a arelu -a "prelu[init=0.1]".'),
+]
+Folds = Annotated[int | None, typer.Option(help="Folds of each partition.")]
+Repeats = Annotated[int | None, typer.Option(help="Partitions, each with its own split, weights and batches.")]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change any key of the study, e.g. --set train.epochs=20."),
+]
+StoreOption = Annotated[Path, typer.Option("--store", help="Where results are kept.")]
+Baseline = Annotated[str | None, typer.Option(help="Compare with this activation of the study instead of its own baseline.")]
+Json = Annotated[bool, typer.Option("--json", help="Write JSON for programs instead of a table.")]
+DEFAULT_STORE = Path("pliant-store")
+
+
+def _study(
+    name: str, activations: Sequence[str] | None, folds: int | None, repeats: int | None, changes: Sequence[str] | None
+) -> Study:
+    from pliant.lab import papers
+    from pliant.lab.study import Study
+
+    study = Study.from_toml(Path(name)) if name.endswith(".toml") else papers.study(name)
+    shorthand = [f"protocol.{k}={v}" for k, v in (("folds", folds), ("repeats", repeats)) if v is not None]
+    return study.override([*shorthand, *(changes or [])]).only(activations or [])
+
+
+def _baseline(study: Study, given: str | None) -> str | None:
+    from pliant import catalog
+
+    return None if given is None else given if given in study.activations else str(catalog.parse(given))
+
+
+@app.command()
+def run(
+    study: StudyArgument,
+    activation: Activations = None,
+    folds: Folds = None,
+    repeats: Repeats = None,
+    changes: Changes = None,
+    store: StoreOption = DEFAULT_STORE,
+    on: Annotated[str, typer.Option(help="Where trials run: serial, local (a process per core), local:4.")] = "local",
+    baseline: Baseline = None,
+    open_page: Annotated[bool, typer.Option("--open", help="Open the report in a browser.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the result.")] = False,
+) -> None:
+    """Train what has no result yet, print the verdict, write report.html and the rows.
+
+    The same command goes on where it was stopped, and does nothing once all is done.
+    """
+    from pliant.lab import run as run_study
+
+    console = _console()
+    chosen = _study(study, activation, folds, repeats, changes)
+    against = _baseline(chosen, baseline)
+    display = None if quiet else _Display(console)
+    result = run_study(chosen, store=store, on=on, progress=display)
+    _finish(result, console, against, open_page, display.waiting if display else None)
+
+
+@app.command()
+def report(
+    study: StudyArgument,
+    activation: Activations = None,
+    folds: Folds = None,
+    repeats: Repeats = None,
+    changes: Changes = None,
+    store: StoreOption = DEFAULT_STORE,
+    baseline: Baseline = None,
+    open_page: Annotated[bool, typer.Option("--open", help="Open the report in a browser.")] = False,
+) -> None:
+    """Print the verdict and write the report of a study from what is in the store; trains nothing."""
+    result = _stored(_study(study, activation, folds, repeats, changes), store)
+    _finish(result, _console(), _baseline(result.study, baseline), open_page, None)
+
+
+@app.command()
+def plan(
+    study: StudyArgument,
+    activation: Activations = None,
+    folds: Folds = None,
+    repeats: Repeats = None,
+    changes: Changes = None,
+    store: StoreOption = DEFAULT_STORE,
+    as_json: Json = False,
+) -> None:
+    """Show the trials of a study, what is done, how long the rest takes, and what precision to expect."""
+    from pliant.lab.verdict import expected_precision
+
+    result = _stored(_study(study, activation, folds, repeats, changes), store, create=False)
+    chosen = result.study
+    by_activation = {
+        a: {o: sum(r["activation"] == a and r["outcome"] == o for r in result.rows) for o in result.counts}
+        for a in chosen.activations
+    }
+    seconds = [float(r["seconds"]) for r in result.rows if r.get("seconds")]
+    left = result.counts["missing"] + result.counts["failed"]
+    n_train, n_validation, n_test = result.sizes()
+    spread = [float(c) for c in _spreads(result)]
+    sd = statistics.median(spread) if spread else None
+    half = expected_precision(chosen.protocol.folds, chosen.protocol.repeats, n_train, n_test, sd if sd else 0.01)
+    if as_json:
+        print(
+            json.dumps(
+                {
+                    "study": chosen.directory,
+                    "trials": len(result.trials),
+                    "outcomes": result.counts,
+                    "activations": by_activation,
+                    "cpu_seconds_left": left * statistics.mean(seconds) if seconds else None,
+                    "n_train": n_train,
+                    "n_validation": n_validation,
+                    "n_test": n_test,
+                    "sd_of_differences": sd,
+                    "expected_half_width": half if sd else None,
+                },
+                indent=1,
+            )
+        )
+        return
+    console = _console()
+    p = chosen.protocol
+    console.print(f"[bold]{_plain(chosen.title or chosen.name)}[/]  {_plain(chosen.question)}")
+    console.print(
+        f"{len(chosen.activations)} activations x {p.folds} folds x {p.repeats} repeats = {len(result.trials)} trials; "
+        f"each fits {n_train} examples, chooses its epoch on {n_validation} and is tested on {n_test}."
+    )
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("activation")
+    for outcome in result.counts:
+        table.add_column(outcome, justify="right")
+    for name, counts in by_activation.items():
+        table.add_row(_plain(chosen.labels[name]), *(str(c) if c else "[dim]-[/]" for c in counts.values()))
+    console.print(table)
+    if not left:
+        console.print("Nothing is left to train.")
+    elif seconds:
+        each = statistics.mean(seconds)
+        console.print(f"Left: {left} trials of about {each:.1f} s each, {_duration(left * each)} on one process.")
+    else:
+        console.print(f"Left: {left} trials; how long one takes is known once the first is done.")
+    if sd:
+        console.print(
+            f"Expected precision: differences in {chosen.metric} within +-{100 * half:.2f} points (95 %), at the spread of "
+            f"{100 * sd:.2f} points between folds seen so far."
+        )
+    else:
+        console.print(
+            f"Expected precision: +-{100 * half:.2f} points (95 %) for each point of spread (sd) between folds in the "
+            f"difference of two activations. Practically equal means within {100 * chosen.margin:g} points."
+        )
+
+
+@app.command(name="list")
+def list_(
+    what: Annotated[str, typer.Argument(metavar="WHAT", help="activations, models, datasets, studies or executors.")],
+    as_json: Json = False,
+) -> None:
+    """List what there is to choose from."""
+    rows = _listing(what)
+    if as_json:
+        print(json.dumps(rows, indent=1))
+        return
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in rows[0]:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(_plain(", ".join(v) if isinstance(v, list) else str(v)) for v in row.values()))
+    _console().print(table)
+
+
+def _listing(what: str) -> list[dict[str, Any]]:
+    from pliant import catalog
+    from pliant.lab import datasets, executors, models, papers
+
+    def first_line(thing: Any) -> str:
+        return (thing.__doc__ or "").strip().partition("\n")[0]
+
+    known: dict[str, Callable[[], list[dict[str, Any]]]] = {
+        "activations": lambda: [
+            {"name": e.name, "what": e.display, "variants": sorted(e.variants), "aliases": list(e.aliases), "source": e.source}
+            for e in catalog.ALL.values()
+        ],
+        "models": lambda: [{"name": n, "what": first_line(f)} for n, f in models.ALL.items()],
+        "datasets": lambda: [{"name": n, "what": first_line(d), "source": str(d.source)} for n, d in datasets.ALL.items()],
+        "studies": lambda: [
+            {"name": n, "question": s.question, "trials": len(s.activations) * s.protocol.folds * s.protocol.repeats}
+            for n, s in papers.studies().items()
+        ],
+        "executors": lambda: [{"name": n, "what": first_line(sys.modules[e.__module__])} for n, e in executors.ALL.items()],
+    }
+    if what not in known:
+        raise unknown("list", what, known)
+    return known[what]()
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"pliant {metadata.version('pliant')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and stop.")
+    ] = False,
+) -> None:
+    pass
+
+
+# --- showing ----------------------------------------------------------------------------------------------------------
+
+
+def _stored(study: Study, store: Path, *, create: bool = True) -> Result:
+    from pliant.lab.result import Result
+    from pliant.lab.store import Store, StoreError
+
+    if create and not store.exists():
+        raise StoreError(
+            f"There is no store at {store}, so there is nothing to report. Run `pliant run {study.name}` first, or name the "
+            "store with --store."
+        )
+    return Result(study, Store(store, create=False) if store.exists() else None)
+
+
+def _finish(result: Result, console: Console, baseline: str | None, open_page: bool, trained: int | None) -> None:
+    counts = result.counts
+    if trained == 0:
+        console.print(f"All {len(result.trials)} trials were done already; nothing was trained.")
+    command = shlex.join(["pliant", *sys.argv[1:]])
+    page = result.report(baseline=baseline, command=command)
+    _show(result, console, baseline)
+    console.print(f"\nReport: {page}\nRows:   {page.parent / 'rows.csv'}, rows.parquet")
+    if counts["failed"] or counts["missing"]:
+        for row in result.rows:
+            if row["outcome"] == "failed":
+                place = f"{row['label']}, repeat {row['repeat']}, fold {row['fold']}"
+                console.print(f"[red]failed:[/] {_plain(place)}: {_plain(str(row['error']))}")
+        console.print(
+            f"{counts['failed']} trials failed and {counts['missing']} are missing; the same command tries them again."
+        )
+    if open_page:
+        webbrowser.open(page.resolve().as_uri())
+    if counts["failed"] or counts["missing"]:
+        raise typer.Exit(1)
+
+
+def _show(result: Result, console: Console, baseline: str | None) -> None:
+    verdict = result.verdict(baseline=baseline)
+    compared = {c.activation: c for c in verdict.comparisons}
+    metric = verdict.metric
+    shown = list(dict.fromkeys([metric, "accuracy", "precision", "recall", "f1"]))
+    table = Table(header_style="bold", box=None, pad_edge=False)
+    table.add_column("activation")
+    table.add_column("n", justify="right")
+    for name in shown:
+        table.add_column(name, justify="right")
+    table.add_column(f"{metric} - {_plain(verdict.baseline_label)}", justify="right")
+    table.add_column("verdict")
+    for i, estimate in enumerate(verdict.estimates[metric]):
+        cells = [_mean(verdict.estimates[name][i]) for name in shown]
+        c = compared.get(estimate.activation)
+        n = f"{estimate.n}" + (f" ({estimate.diverged} diverged)" if estimate.diverged else "")
+        table.add_row(_plain(estimate.label), n, *cells, _difference(c), _word(c))
+    console.print()
+    console.print(table)
+    console.print(
+        "\nTest scores in points (hundredths), mean +- half of the 95 % interval; differences paired by fold. "
+        f"{_plain(verdict.design)} Practically equal: within {100 * verdict.margin:g} points.",
+        style="dim",
+    )
+    settled = [c for c in verdict.comparisons if c.word in ("BETTER", "WORSE")]
+    for c in settled:
+        console.print(_plain(verdict.sentence(c)))
+    if not settled and verdict.comparisons:
+        words = [c.word for c in verdict.comparisons]
+        console.print(
+            f"No activation is shown to differ from {_plain(verdict.baseline_label)} on {metric}: "
+            f"{words.count('EQUIVALENT')} practically equal, {words.count('CANNOT TELL')} cannot be told."
+        )
+    for warning in verdict.warnings:
+        console.print(f"[yellow]note:[/] {_plain(warning)}")
+
+
+def _finite(value: float) -> bool:
+    return value == value and abs(value) != float("inf")
+
+
+def _mean(e: Estimate) -> str:
+    if not _finite(e.mean):
+        return "[dim]-[/]"
+    half = (e.high - e.low) / 2
+    return f"{100 * e.mean:.2f}" + (f" +-{100 * half:.2f}" if _finite(half) else "")
+
+
+def _difference(c: Comparison | None) -> str:
+    if c is None or not _finite(c.difference):
+        return "[dim]-[/]"
+    if c.identical:
+        return "identical"
+    interval = f" [{100 * c.low:+.2f}, {100 * c.high:+.2f}]" if _finite(c.low) and _finite(c.high) else ""
+    return _plain(f"{100 * c.difference:+.2f}{interval}")
+
+
+def _word(c: Comparison | None) -> str:
+    if c is None:
+        return "[dim]baseline[/]"
+    return f"[{WORD_STYLES[c.word]}]{c.word}[/]"
+
+
+def _spreads(result: Result) -> list[float]:
+    if result.counts["done"] + result.counts["diverged"] == 0:
+        return []
+    spreads = []
+    for c in result.verdict().comparisons:
+        values = [d for _, _, d in c.differences]
+        if len(values) > 1:
+            spreads.append(statistics.stdev(values))
+    return [s for s in spreads if s > 0]
+
+
+def _duration(seconds: float) -> str:
+    minutes, s = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {s:02d} s" if minutes else f"{s} s"
+
+
+class _Display:
+    """Live progress of a run: a bar with the time left on a terminal, a line now and then elsewhere."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.waiting = 0
+        self._settled = 0
+        self._began = 0.0
+        self._told = 0.0
+        self._share: dict[str, float] = {}
+        self._labels: dict[str, str] = {}
+        self._bar: bars.Progress | None = None
+        self._task: bars.TaskID | None = None
+
+    def planned(self, study: Study, trials: Sequence[TrialSpec], waiting: Sequence[TrialSpec]) -> None:
+        self.waiting, self._labels, self._began = len(waiting), study.labels, time.monotonic()
+        self._told = self._began
+        self.console.print(f"[bold]{_plain(study.title or study.name)}[/]  {_plain(study.question)}")
+        if study.overrides:
+            self.console.print(f"Changed: {_plain(' '.join(study.overrides))}", style="dim")
+        if not waiting:
+            return
+        done = len(trials) - len(waiting)
+        self.console.print(f"{len(waiting)} of {len(trials)} trials to train" + (f", {done} done before." if done else "."))
+        if self.console.is_terminal:
+            self._bar = bars.Progress(
+                bars.BarColumn(),
+                bars.MofNCompleteColumn(),
+                bars.TimeElapsedColumn(),
+                bars.TextColumn("{task.fields[note]}"),
+                console=self.console,
+            )
+            self._bar.start()
+            self._task = self._bar.add_task("", total=len(waiting), note="")
+
+    def event(self, event: Event, trial: TrialSpec) -> None:
+        label = f"{self._labels.get(trial.activation, trial.activation)}, repeat {trial.repeat}, fold {trial.fold}"
+        if event.kind == "progress":
+            self._share[event.key] = event.data["epoch"] / event.data["epochs"]
+        elif event.kind in ("finished", "failed"):
+            self._share.pop(event.key, None)
+            self._settled += 1
+        if event.kind in ("retrying", "failed"):
+            self.console.print(f"[red]{event.kind}:[/] {_plain(label)}: {_plain(event.message)}")
+        self._tell(label)
+
+    def _tell(self, label: str) -> None:
+        now = time.monotonic()
+        equivalent = self._settled + sum(self._share.values())
+        elapsed = now - self._began
+        left = f"about {_duration(elapsed / equivalent * (self.waiting - equivalent))} left" if equivalent > 0.5 else ""
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=self._settled, note=_plain(f"{left}  {label}"))
+        elif now - self._told > 15:
+            self._told = now
+            self.console.print(f"{self._settled} of {self.waiting} trials after {_duration(elapsed)}, {left}")
+
+    def finished(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+        if self.waiting:
+            self.console.print(f"{self._settled} trials trained in {_duration(time.monotonic() - self._began)}.", style="dim")

@@ -1,0 +1,255 @@
+"""What came out of a study: rows, the verdict and everything the report shows, read from the store."""
+
+from __future__ import annotations
+
+import functools
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+import safetensors.numpy
+import torch
+from torch import Tensor, nn
+
+from pliant import catalog
+from pliant.activation import Activation
+from pliant.coefficients import Learned
+from pliant.lab import papers
+from pliant.lab.protocol import split
+from pliant.lab.report import ReportData, Shape, Stage, build, write_tables
+from pliant.lab.score import confusion
+from pliant.lab.store import PREDICTIONS, Store, StoreError
+from pliant.lab.study import Study, TrialSpec, dataset_of, plan
+from pliant.lab.verdict import Verdict, judge
+
+__all__ = ["Result"]
+
+
+class Result:
+    """The results of a study as they are in a store, finished or not."""
+
+    def __init__(self, study: Study, store: Store | None) -> None:
+        self.study = study
+        self._store = store
+        self.trials: tuple[TrialSpec, ...] = plan(study)
+
+    @property
+    def store(self) -> Store:
+        if self._store is None:
+            raise StoreError(f"The study {self.study.name!r} has no store yet; run it first.")
+        return self._store
+
+    def sizes(self) -> tuple[int, int, int]:
+        """Examples that the first trial fits, chooses its epoch on and is tested on."""
+        data = self.study.custom.data or dataset_of(self.study.dataset).load()
+        parts = split(self.trials[0], data)
+        return len(parts.train), len(parts.validation), len(parts.test)
+
+    @property
+    def directory(self) -> Path:
+        """Where the study's tables and report go by default."""
+        return self.store.study(self.study.directory)
+
+    @functools.cached_property
+    def rows(self) -> list[dict[str, Any]]:
+        """One flat dict a trial, in the order of the plan. Trials without a result have None in the measured columns."""
+        rows = []
+        labels = self.study.labels
+        for spec in self.trials:
+            trial = self._store.trial(spec.key) if self._store is not None else None
+            outcome = trial.outcome() if trial is not None else "missing"
+            row: dict[str, Any] = {
+                "study": self.study.directory,
+                "key": spec.key,
+                "activation": spec.activation,
+                "label": labels[spec.activation],
+                "repeat": spec.repeat,
+                "fold": spec.fold,
+                "seed": spec.seed,
+                "outcome": outcome,
+                "error": None,
+            }
+            if trial is not None and outcome in ("done", "diverged"):
+                result = trial.result(verify_files=False)
+                row |= result["row"] if result else {}
+            elif trial is not None and outcome == "failed":
+                row["error"] = (trial.failure() or {}).get("error")
+            rows.append(row)
+        columns = dict.fromkeys(name for row in rows for name in row)
+        return [{name: row.get(name) for name in columns} for row in rows]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Trials by outcome: done, diverged, failed, missing."""
+        outcomes = [row["outcome"] for row in self.rows]
+        return {name: outcomes.count(name) for name in ("done", "diverged", "failed", "missing")}
+
+    def frame(self) -> pl.DataFrame:
+        """The rows as a polars table."""
+        return pl.DataFrame(self.rows, infer_schema_length=None)
+
+    def verdict(self, *, baseline: str | None = None, metric: str | None = None) -> Verdict:
+        """The comparison of every activation with the baseline.
+
+        Args:
+            baseline: another activation of the study to compare with. metric: another metric to judge by.
+
+        Raises:
+            VerdictError: the baseline or the metric is not in the study.
+        """
+        metric = metric or self.study.metric
+        metrics = dict.fromkeys([metric, "accuracy", "precision", "recall", "f1"])
+        return judge(
+            self.rows,
+            activations=self.study.activations,
+            labels=self.study.labels,
+            baseline=baseline or self.study.baseline,
+            metric=metric,
+            metrics=tuple(metrics),
+            margin=self.study.margin,
+        )
+
+    def report(self, directory: str | Path | None = None, *, baseline: str | None = None, command: str = "") -> Path:
+        """Write report.html, rows.csv, rows.parquet and table.tex; the path of the page.
+
+        Args:
+            directory: where to; default the study's own folder in the store.
+            baseline: compare with another activation than the study's.
+            command: what to run to get the result again, shown on the page.
+        """
+        target = Path(directory) if directory is not None else self.directory
+        target.mkdir(parents=True, exist_ok=True)
+        data = self.report_data(baseline=baseline, command=command)
+        write_tables(data, target)
+        return build(data, target)
+
+    def report_data(self, *, baseline: str | None = None, command: str = "") -> ReportData:
+        """Everything the page shows, as plain data."""
+        paper = papers.context(self.study)
+        changed = [f"Changed on the command line: {' '.join(self.study.overrides)}."] if self.study.overrides else []
+        histories = _Histories(self.store, [r["key"] for r in self.rows if r["outcome"] in ("done", "diverged")])
+        return ReportData(
+            title=self.study.title or self.study.name,
+            question=self.study.question,
+            study=self.study.model_dump(mode="json"),
+            rows=self.rows,
+            verdict=self.verdict(baseline=baseline),
+            histories=histories,
+            confusions=self._confusions(),
+            class_names=self._classes(),
+            shapes=[self._shape(a, histories) for a in self.study.activations],
+            printed=paper.printed,
+            deviations=paper.deviations,
+            notes=[*changed, *paper.notes],
+            environment=self._environment(),
+            command=command,
+            paper=paper.paper,
+            labels=self.study.labels,
+        )
+
+    def _classes(self) -> tuple[str, ...]:
+        data = self.study.custom.data
+        return data.classes if data is not None else tuple(dataset_of(self.study.dataset).load().classes)
+
+    def _confusions(self) -> dict[str, list[list[int]]]:
+        """Test confusions at the selected epoch, summed over folds and repeats."""
+        classes = len(self._classes())
+        task: Literal["binary", "multiclass"] = "binary" if classes == 2 else "multiclass"
+        sums: dict[str, Any] = {}
+        for row in self.rows:
+            saved = self.store.trial(row["key"]).read(PREDICTIONS) if row["outcome"] in ("done", "diverged") else None
+            if saved is not None:
+                parts = safetensors.numpy.load(saved)
+                scores = parts["test_score"].astype(np.float64)
+                if task == "multiclass":
+                    scores /= scores.sum(axis=1, keepdims=True)
+                counts = confusion(parts["test_target"], scores, task, classes)
+                sums[row["activation"]] = sums.get(row["activation"], 0) + counts
+        return {name: counts.tolist() for name, counts in sums.items()}
+
+    def _environment(self) -> dict[str, str]:
+        devices: set[str] = set()
+        versions: set[str] = set()
+        for spec in self.trials:
+            result = self.store.trial(spec.key).result(verify_files=False)
+            if result:
+                devices.add(str(result["row"].get("device")))
+                made = result.get("provenance", {})
+                versions.add(f"torch {made.get('torch')}, numpy {made.get('numpy')}, Python {made.get('python')}")
+        return {
+            "Pliant": metadata.version("pliant"),
+            "Trials were run with": "; ".join(sorted(versions)) or "nothing yet",
+            "Device of the trials": ", ".join(sorted(devices)) or "none yet",
+            "Page written on": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
+        }
+
+    def _shape(self, activation: str, histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Shape:
+        label = self.study.labels[activation]
+        own = self.study.custom.activations.get(activation)
+        module = own() if own is not None else catalog.create(activation)
+        if not isinstance(module, Activation) or all(not isinstance(v, Tensor) for v in module.values()):
+            return Shape(activation, label, "plain", [_stage("", None, module)])
+        if module.scheduled:
+            return Shape(
+                activation,
+                label,
+                "scheduled",
+                [_stage(f"t = {t / 10:.1f}", None, _at(module, module.values(t / 10))) for t in range(11)],
+            )
+        keys = [r["key"] for r in self.rows if r["activation"] == activation and r["key"] in histories]
+        epochs = [list(histories[k]) for k in keys]
+        stages = [_stage("start", None, module)] if not epochs else list(_learned(module, epochs))
+        learned = any(isinstance(k, Learned) for k in module.kinds.values())
+        return Shape(activation, label, "learned" if learned else "plain", stages)
+
+
+class _Histories(Mapping[str, Sequence[Mapping[str, Any]]]):
+    """The histories of many trials, each read when it is asked for: all at once would not fit for large studies."""
+
+    def __init__(self, store: Store, keys: Sequence[str]) -> None:
+        self._store = store
+        self._keys = dict.fromkeys(keys)
+
+    def __getitem__(self, key: str) -> Sequence[Mapping[str, Any]]:
+        if key not in self._keys:
+            raise KeyError(key)
+        return self._store.trial(key).history()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._keys)
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+
+def _at(module: Activation, values: Sequence[float | Tensor]) -> Any:
+    return lambda x: type(module).function(x, *values)
+
+
+def _learned(module: Activation, trials: Sequence[Sequence[Mapping[str, Any]]]) -> Iterator[Stage]:
+    """The mean learned curve by site at five moments of training, and the start."""
+    last = min(len(epochs) for epochs in trials)
+    sites = list(trials[0][-1]["coefficients"])
+    for site in sites or [None]:
+        yield _stage("start", site, module)
+    for epoch in sorted({max(1, round(last * share)) for share in (0.1, 0.25, 0.5, 0.75, 1.0)}):
+        for site in sites:
+            values: list[float | Tensor] = []
+            for name, now in zip(module.kinds, module.values(), strict=True):
+                found = [e[epoch - 1]["coefficients"][site].get(name) for e in trials]
+                numbers = [float(np.mean(f)) for f in found if f is not None]
+                values.append(float(np.mean(numbers)) if numbers else now)
+            yield _stage(f"epoch {epoch}", site, _at(module, values))
+
+
+def _stage(name: str, site: str | None, function: nn.Module | Any) -> Stage:
+    # An odd number of points puts one on 0, where most kinks are.
+    x = torch.linspace(-5, 5, 101, dtype=torch.float64, requires_grad=True)
+    module = function.double().eval() if isinstance(function, nn.Module) else function
+    y = module(x)
+    (slope,) = torch.autograd.grad(y.sum(), x)
+    return Stage(name, site, *(np.round(v.detach().numpy(), 5).tolist() for v in (x, y, slope)))

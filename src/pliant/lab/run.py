@@ -1,0 +1,117 @@
+"""From a study to its results: the trials without a result go to an executor, and come back through the store."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from pliant.lab import executors
+from pliant.lab.datasets import Data
+from pliant.lab.executors import Event, Executor, Job
+from pliant.lab.result import Result
+from pliant.lab.store import Store, TrialBusyError
+from pliant.lab.study import Component, Custom, Study, TrialSpec, dataset_of, plan
+from pliant.lab.train import train
+
+__all__ = ["DEFAULT_STORE", "Progress", "run"]
+
+DEFAULT_STORE = Path("pliant-store")
+
+
+class Progress(Protocol):
+    """Hears what a run does, in the thread that called :func:`run`."""
+
+    def planned(self, study: Study, trials: Sequence[TrialSpec], waiting: Sequence[TrialSpec]) -> None:
+        """Called once before anything runs. ``waiting`` are the trials without a result."""
+
+    def event(self, event: Event, trial: TrialSpec) -> None:
+        """Called for each event of the executor."""
+
+    def finished(self) -> None:
+        """Called once at the end, also when the run was interrupted."""
+
+
+def run(
+    study: Study,
+    *,
+    store: str | Path = DEFAULT_STORE,
+    on: str | Executor = "serial",
+    progress: Progress | None = None,
+    checkpoint_every: float = 20.0,
+) -> Result:
+    """Train every trial of ``study`` that has no result yet, and give all results.
+
+    Running the same study again does no work. Killed at any moment, it goes on where it was: finished trials stay, a trial
+    that was being trained goes on from its last checkpoint with the same numbers as if nothing had happened.
+
+    Args:
+        study: what to compare.
+        store: a directory, made if it is missing.
+        on: an executor or its name: "serial", "local" (a process per core), "local:4". A study with functions of your own
+            runs on "local" if they can be imported and the program has an ``if __name__ == "__main__":`` guard.
+        progress: what is told about events.
+        checkpoint_every: seconds between the checkpoints of a trial; 0 writes one each epoch.
+
+    Raises:
+        PliantError: the study, the data, the store or the executor cannot be used; the disk is full. What was finished stays.
+    """
+    executor = executors.create(on) if isinstance(on, str) else on
+    trials = plan(study)
+    results = Store(Path(store))
+    # Read once here, so that unusable data is one clear error and not one failure a trial.
+    _load(study.dataset, study.custom)
+    results.write_json(results.study(study.directory) / "study.json", study.model_dump(mode="json"))
+    by_key = {spec.key: spec for spec in trials}
+    waiting = [spec for spec in trials if results.trial(spec.key).outcome() in ("missing", "failed")]
+    if progress is not None:
+        progress.planned(study, trials, waiting)
+
+    def on_event(event: Event) -> None:
+        if event.kind == "failed":
+            results.trial(event.key).fail(event.message, event.attempt)
+        if progress is not None:
+            progress.event(event, by_key[event.key])
+
+    work = functools.partial(run_trial, root=str(results.root), custom=study.custom, checkpoint_every=checkpoint_every)
+    try:
+        if waiting:
+            executor.run([Job(spec.key, spec.model_dump_json()) for spec in waiting], work, on_event)
+    finally:
+        if progress is not None:
+            progress.finished()
+    return Result(study, results)
+
+
+def run_trial(
+    job: Job,
+    report: Callable[[Mapping[str, float]], None],
+    *,
+    root: str,
+    custom: Custom,
+    checkpoint_every: float,
+) -> None:
+    """What an executor's worker does: one trial, from its spec to its result in the store at ``root``."""
+    spec = TrialSpec.model_validate_json(job.payload)
+    trial = Store(Path(root)).trial(spec.key)
+    try:
+        with trial.lock():
+            if trial.outcome() in ("done", "diverged"):
+                return
+            trial.begin(spec.model_dump(mode="json"))
+            train(spec, _load(spec.dataset, custom), custom, trial, report, checkpoint_every=checkpoint_every)
+    except TrialBusyError:
+        # Another driver on the same store has it: its result will be there for both.
+        return
+
+
+_loaded: dict[str, Data] = {}
+
+
+def _load(component: Component, custom: Custom) -> Data:
+    if custom.data is not None:
+        return custom.data
+    if component.name not in _loaded:
+        _loaded[component.name] = dataset_of(component).load(**component.options)
+    return _loaded[component.name]

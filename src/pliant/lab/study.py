@@ -1,0 +1,436 @@
+"""What a study is: frozen data that names everything that can change a number, and the plan of trials that follows from it.
+
+Nothing here runs anything. :func:`plan` is a pure function of the study; a trial's key is a hash of its resolved values, so the
+same command finds its results again, and a study with more repeats reuses the trials of one with fewer.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import inspect
+import json
+import tomllib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import pydantic
+from pydantic import BaseModel, ConfigDict, Field
+from torch import nn
+
+from pliant import catalog
+from pliant.errors import PliantError, unknown
+from pliant.lab import datasets, models
+from pliant.lab.datasets import Arrays, Data
+
+__all__ = ["Component", "Custom", "Optimizer", "Protocol", "Study", "StudyError", "Train", "TrialSpec", "canonical", "plan"]
+
+TRAINING_VERSION = 1
+"""Bumped by hand when the training loop changes in a way that alters numbers; part of a trial's identity."""
+
+
+class StudyError(PliantError, ValueError):
+    """A study that cannot be planned as it is written."""
+
+
+def canonical(value: Any) -> str:
+    """The one JSON text of a value: sorted keys, no spaces, no NaN."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    def __hash__(self) -> int:
+        return hash(canonical(self.model_dump(mode="json")))
+
+
+class Component(_Frozen):
+    """A data set or a network by name, with its options."""
+
+    name: str
+    options: dict[str, bool | int | float | str] = Field(default_factory=dict)
+
+
+class Optimizer(_Frozen):
+    """An optimizer with every constant stated: frameworks differ in their defaults."""
+
+    name: Literal["adam", "adamw", "sgd"] = "adam"
+    lr: float = Field(1e-3, gt=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = Field(1e-8, gt=0)
+    momentum: float = Field(0.0, ge=0, lt=1)
+    weight_decay: float = Field(0.0, ge=0)
+    activation_lr_multiplier: float = Field(1.0, ge=0)
+
+
+class Train(_Frozen):
+    """How one network is trained."""
+
+    epochs: int = Field(100, ge=1)
+    batch_size: int = Field(128, ge=1)
+    optimizer: Optimizer = Optimizer()
+    patience: int | None = Field(None, ge=1)
+    """Stop after so many epochs without a lower validation loss; None trains all epochs."""
+
+
+class Protocol(_Frozen):
+    """How the data are split: repeated stratified k-fold, a new partition each repeat."""
+
+    folds: int = Field(5, ge=2)
+    repeats: int = Field(3, ge=1)
+    validation: float = Field(0.1, gt=0, lt=1)
+    """Share of each training part that is held out, stratified, to choose the epoch."""
+    standardise: bool = True
+    """Subtract mean and divide by standard deviation of each feature, both from the fitted part alone."""
+    seed: int = Field(0, ge=0)
+
+
+class TrialSpec(_Frozen):
+    """One training. Every field can change its numbers, and nothing that cannot is here."""
+
+    dataset: Component
+    data_sha256: str
+    model: Component
+    activation: str
+    sources: dict[str, str] = Field(default_factory=dict)
+    """sha256 of the source code of what the user brought: "model", "activation"."""
+    folds: int
+    validation: float
+    standardise: bool
+    seed: int
+    repeat: int
+    fold: int
+    train: Train
+    versions: dict[str, int]
+
+    @property
+    def key(self) -> str:
+        """sha256 of the resolved values, in hex: where the store keeps the trial."""
+        return hashlib.sha256(canonical(self.model_dump(mode="json")).encode()).hexdigest()
+
+
+class Custom(BaseModel):
+    """What a user brought as Python objects; travels to the workers beside the specs, never into a store."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True, frozen=True)
+
+    model: Callable[..., nn.Module] | None = None
+    data: Data | None = None
+    activations: dict[str, Callable[..., nn.Module]] = Field(default_factory=dict)
+
+
+def _source(thing: Any) -> str:
+    """sha256 of the source code of a function or class; of its import path where there is no source to read."""
+    try:
+        text = inspect.getsource(thing)
+    except (OSError, TypeError):
+        text = f"{getattr(thing, '__module__', '?')}.{getattr(thing, '__qualname__', repr(type(thing)))}"
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _path(thing: Any) -> str:
+    return f"{getattr(thing, '__module__', '?')}:{getattr(thing, '__qualname__', type(thing).__qualname__)}"
+
+
+class Study(_Frozen):
+    """A comparison of activations: everything but the activation is the same on both sides.
+
+    In Python, ``model`` may also be a function and ``data`` your own::
+
+        Study(name="mine", model=build, data=(x, y), activations=["relu", "gelu", AReLU], folds=5, repeats=3)
+
+    ``build(activation)`` returns the network; it calls ``activation()`` once for each call site, and may name the keywords
+    ``input_shape`` and ``outputs`` to be told the shape of one example and how many numbers to return for it.
+
+    Args:
+        name: letters, digits, ``.``, ``_``, ``-``; also the name of the report's folder.
+        dataset (or ``data``): a name, a :class:`Component`, arrays ``(x, y)``, a torch data set.
+        model: a name, a :class:`Component`, or a function as above.
+        activations: specs such as ``"srelu[beta=0.1]"``, catalogue classes, or your own module classes.
+        baseline: the spec of the activation that all others are compared with; default the first one.
+        metric: what the verdict is about. margin: differences up to this size count as practically equal.
+        protocol, train: see :class:`Protocol`, :class:`Train`; ``folds``, ``repeats``, ``seed``, ``epochs`` and ``batch_size``
+            may be given directly.
+
+    Raises:
+        StudyError: an unknown or ill-typed key; the message says which and what was expected.
+        UnknownNameError: a data set, network or activation that does not exist.
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$")
+    title: str = ""
+    question: str = ""
+    paper: str | None = None
+    dataset: Component
+    model: Component
+    activations: tuple[str, ...] = Field(min_length=1)
+    baseline: str = ""
+    metric: Literal["accuracy", "precision", "recall", "f1", "f1_weighted", "auc"] = "accuracy"
+    margin: float = Field(0.01, ge=0)
+    protocol: Protocol = Protocol()
+    train: Train = Train()
+    overrides: tuple[str, ...] = ()
+    """What the command line changed, as written there; shown wherever results are."""
+
+    _custom: Custom = pydantic.PrivateAttr(default_factory=Custom)
+
+    def __init__(self, **given: Any) -> None:
+        plain, custom = _resolve(dict(given))
+        try:
+            super().__init__(**plain)
+        except pydantic.ValidationError as error:
+            raise StudyError(_explain(error, str(given.get("name", "?")))) from None
+        object.__setattr__(self, "_custom", custom)
+
+    @property
+    def custom(self) -> Custom:
+        return self._custom
+
+    @property
+    def directory(self) -> str:
+        """The study's folder in a store: its name, marked where the command line changed it."""
+        if not self.overrides:
+            return self.name
+        return f"{self.name}.{hashlib.sha256(canonical(self.overrides).encode()).hexdigest()[:8]}"
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """What to show for each activation."""
+        return {a: a.rpartition(":")[2] if a in self.custom.activations else catalog.parse(a).label for a in self.activations}
+
+    def override(self, changes: Sequence[str]) -> Study:
+        """The study with ``changes`` of the form ``train.epochs=20`` made; values are TOML, or plain text.
+
+        Raises:
+            StudyError: a change without "=", or a key the study does not have.
+        """
+        if not changes:
+            return self
+        values = self.model_dump()
+        for change in changes:
+            path, sign, text = change.partition("=")
+            if not sign:
+                raise StudyError(f"--set was given {change!r}; expected key=value, for example --set train.epochs=20.")
+            at: dict[str, Any] = values
+            *parents, last = path.strip().split(".")
+            for i, parent in enumerate(parents):
+                if not isinstance(at.get(parent), dict):
+                    raise StudyError(_no_key(".".join(parents[: i + 1]), at))
+                at = at[parent]
+            if last not in at and parents[-1:] != ["options"]:
+                raise StudyError(_no_key(path.strip(), at))
+            at[last] = _toml(text.strip())
+        values["overrides"] = (*self.overrides, *changes)
+        return self._again(values)
+
+    def only(self, activations: Sequence[str]) -> Study:
+        """The study with another list of activations; the baseline comes first where it is not among them.
+
+        Raises:
+            UnknownNameError: an activation that does not exist.
+        """
+        if not activations:
+            return self
+        wanted = [str(catalog.parse(a)) if a not in self.custom.activations else a for a in activations]
+        names = dict.fromkeys([*([] if self.baseline in wanted else [self.baseline]), *wanted])
+        return self._again(
+            {**self.model_dump(), "activations": tuple(names), "overrides": (*self.overrides, *(f"-a {a}" for a in wanted))}
+        )
+
+    def _again(self, values: dict[str, Any]) -> Study:
+        study = Study(**values)
+        object.__setattr__(study, "_custom", self._custom)
+        return study
+
+    @classmethod
+    def from_toml(cls, path: Path) -> Self:
+        """Read a study file.
+
+        Raises:
+            StudyError: the file is missing, is not TOML, or does not describe a study.
+        """
+        try:
+            values = tomllib.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise StudyError(f"The study file {path} cannot be read: {error.strerror}.") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise StudyError(f"The study file {path} is not valid TOML: {error}.") from None
+        values.setdefault("name", path.stem)
+        return cls(**values)
+
+
+_SHORT = {"folds": "protocol", "repeats": "protocol", "seed": "protocol", "epochs": "train", "batch_size": "train"}
+
+
+def _resolve(given: dict[str, Any]) -> tuple[dict[str, Any], Custom]:
+    """Split what a user wrote into plain data, which identifies the study, and Python objects, which do the work."""
+    model, data, acts = None, None, {}
+    if "data" in given:
+        if "dataset" in given:
+            raise StudyError("The study was given both data and dataset, which mean the same; give one of them.")
+        given["dataset"] = given.pop("data")
+    for short, section in _SHORT.items():
+        if short in given:
+            part = given.get(section, {})
+            part = part.model_dump() if isinstance(part, BaseModel) else dict(part)
+            given[section] = {**part, short: given.pop(short)}
+
+    dataset = given.get("dataset")
+    if isinstance(dataset, str):
+        given["dataset"] = Component(name=dataset)
+    elif dataset is not None and not isinstance(dataset, Component | Mapping):
+        data = Arrays.of(dataset).data
+        given["dataset"] = Component(name="arrays", options={"sha256": data.fingerprint()})
+    network = given.get("model")
+    if isinstance(network, str):
+        given["model"] = Component(name=network)
+    elif callable(network) and not isinstance(network, Component):
+        model = network
+        given["model"] = Component(name=_path(network), options={"source": _source(network)})
+
+    listed = given.get("activations", ())
+    if isinstance(listed, str) or not isinstance(listed, Iterable):
+        raise StudyError(f"The study's activations are {listed!r}; expected a list such as ['relu', 'arelu'].")
+    names = []
+    for item in listed:
+        if not isinstance(item, str):
+            name = _activation_name(item)
+            if name not in catalog.ALL:
+                acts[name] = item
+        else:
+            # A name with ":" is a user's own class in a study that is read back; it resolves only next to that class.
+            name = item if ":" in item else str(catalog.parse(item))
+        names.append(name)
+    given["activations"] = tuple(dict.fromkeys(names))
+    baseline = given.get("baseline") or (names[0] if names else "")
+    baseline = _activation_name(baseline) if not isinstance(baseline, str) else baseline
+    given["baseline"] = baseline if ":" in baseline or not baseline else str(catalog.parse(baseline))
+    if names and given["baseline"] not in names:
+        raise StudyError(
+            f"The baseline {given['baseline']!r} is not among the study's activations ({', '.join(names)}); add it to them or "
+            "choose one of them."
+        )
+    return given, Custom(model=model, data=data, activations=acts)
+
+
+def _activation_name(item: Any) -> str:
+    for name, entry in catalog.ALL.items():
+        if entry.factory is item:
+            return name
+    if isinstance(item, nn.Module):
+        raise StudyError(
+            f"The study was given the activation object {item!r}; expected a name, a class or a function that makes a new one, "
+            "because every call site of every trial needs its own. Write for example lambda: ... as a named function."
+        )
+    if not callable(item):
+        raise StudyError(f"The study was given {item!r} as an activation; expected a name such as 'relu', or a module class.")
+    return _path(item)
+
+
+def _toml(text: str) -> Any:
+    try:
+        return tomllib.loads(f"x = {text}")["x"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _no_key(path: str, siblings: Iterable[str]) -> str:
+    name = path.rpartition(".")[2]
+    near = difflib.get_close_matches(name, list(siblings), n=3, cutoff=0.5)
+    hint = f"Did you mean {' or '.join(near)}? " if near else ""
+    return f"A study has no key {path!r}. {hint}Here it has: {', '.join(sorted(siblings))}."
+
+
+def _explain(error: pydantic.ValidationError, name: str) -> str:
+    """One line a mistake, naming the key as the user wrote it."""
+    lines = []
+    for item in error.errors():
+        path = [str(p) for p in item["loc"] if p != "__root__"]
+        if item["type"] == "extra_forbidden":
+            section: Any = Study
+            for part in path[:-1]:
+                section = getattr(section, "model_fields", {})[part].annotation
+            lines.append(_no_key(".".join(path), [f for f in section.model_fields if f != "overrides"]))
+        elif item["type"] == "missing":
+            lines.append(f"The key {'.'.join(path)!r} is missing.")
+        else:
+            lines.append(f"{'.'.join(path)} = {item['input']!r}: {item['msg'].lower()}.")
+    return f"The study {name!r} cannot be used. " + " ".join(lines)
+
+
+def dataset_of(component: Component) -> Any:
+    """The class of a data set by name.
+
+    Raises:
+        UnknownNameError: there is none.
+    """
+    if component.name not in datasets.ALL:
+        raise unknown("data set", component.name, datasets.ALL)
+    return datasets.ALL[component.name]
+
+
+def plan(study: Study) -> tuple[TrialSpec, ...]:
+    """The trials of a study, fold by fold: any prefix compares the activations on (nearly) equal terms.
+
+    Raises:
+        UnknownNameError: the study names a data set or a network that does not exist.
+        StudyError: it was read back without the Python objects that it was made with.
+    """
+    custom = study.custom
+    versions = {"training": TRAINING_VERSION}
+    if custom.data is not None:
+        fingerprint = custom.data.fingerprint()
+    elif study.dataset.name == "arrays":
+        raise StudyError(f"The study {study.name!r} was made with arrays, which a file cannot hold; run it from Python again.")
+    else:
+        dataset = dataset_of(study.dataset)
+        fingerprint = dataset.sha256
+        versions["dataset"] = dataset.version
+    if custom.model is None:
+        if study.model.name not in models.ALL:
+            raise unknown("network", study.model.name, models.ALL)
+        versions["model"] = models.VERSIONS[study.model.name]
+        known = [
+            p.name
+            for p in inspect.signature(models.ALL[study.model.name]).parameters.values()
+            if p.kind is p.KEYWORD_ONLY and p.default is not p.empty
+        ]
+        for option in study.model.options:
+            if option not in known:
+                raise StudyError(_no_key(f"model.options.{option}", known))
+    trials = []
+    for repeat in range(study.protocol.repeats):
+        for fold in range(study.protocol.folds):
+            for activation in study.activations:
+                own: dict[str, str] = {}
+                if activation in custom.activations:
+                    own["activation"] = _source(custom.activations[activation])
+                elif ":" in activation:
+                    raise StudyError(f"The activation {activation!r} is a class that only the program that made the study has.")
+                trials.append(
+                    TrialSpec(
+                        dataset=study.dataset,
+                        data_sha256=fingerprint,
+                        model=study.model,
+                        activation=activation,
+                        sources=own,
+                        folds=study.protocol.folds,
+                        validation=study.protocol.validation,
+                        standardise=study.protocol.standardise,
+                        seed=study.protocol.seed,
+                        repeat=repeat,
+                        fold=fold,
+                        train=study.train,
+                        versions=versions,
+                    )
+                )
+    return tuple(trials)
+
+
+def activation_factory(spec: TrialSpec, custom: Custom) -> Callable[[], nn.Module]:
+    """What makes a new activation for one call site of a trial."""
+    if spec.activation in custom.activations:
+        return custom.activations[spec.activation]
+    return catalog.parse(spec.activation).create

@@ -1,0 +1,369 @@
+"""The one training loop: a trial from its spec to its result, resumable at every epoch with the same numbers."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import json
+import math
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from pliant.activation import Activation
+from pliant.clock import Clock
+from pliant.coefficients import Fixed
+from pliant.errors import PliantError
+from pliant.groups import is_activation, param_groups
+from pliant.lab import models
+from pliant.lab.datasets import Data
+from pliant.lab.protocol import Split, seed_of, split
+from pliant.lab.score import score
+from pliant.lab.store import TrialDirectory
+from pliant.lab.study import Custom, Optimizer, TrialSpec, activation_factory
+
+__all__ = ["build", "coefficients", "train"]
+
+EVALUATION_BATCH = 8192
+
+
+class ModelError(PliantError, ValueError):
+    """A network that does not do what the lab asks of it."""
+
+
+@dataclass
+class _State:
+    """What a trial needs to go on after an epoch, beside the tensors of network and optimizer."""
+
+    epoch: int = 0
+    best_epoch: int = 0
+    best_loss: float = math.inf
+    diverged: bool = False
+    seconds: float = 0.0
+
+
+def train(
+    spec: TrialSpec,
+    data: Data,
+    custom: Custom,
+    trial: TrialDirectory,
+    report: Callable[[Mapping[str, float]], None] = lambda _: None,
+    *,
+    checkpoint_every: float = 20.0,
+    threads: int = 1,
+) -> None:
+    """Run a trial, or what is left of it, and write its result into its directory.
+
+    Randomness is re-seeded each epoch from the spec's seed, repeat, fold and the epoch, and never from the activation: trials
+    that are compared see the same initial weights, batches and dropout masks, and a resumed trial goes on exactly.
+
+    Args:
+        data: what ``spec.dataset`` names, whole.
+        custom: the user's own model and activations, if any.
+        trial: where checkpoint, history, predictions and result go.
+        report: called after each epoch with epoch, epochs and validation_accuracy.
+        checkpoint_every: seconds between checkpoints; 0 writes one each epoch. Does not change numbers.
+        threads: of torch on the CPU. One is fastest for small networks; sums can differ in the last bits between counts.
+
+    Raises:
+        DataError, ModelError: the data or the network cannot be used.
+        StorageFullError: the disk is full; what was finished stays finished.
+    """
+    torch.set_num_threads(threads)
+    parts = split(spec, data)
+    x, y = _tensors(spec, data, parts)
+    network = build(spec, data, custom)
+    optimizer = _optimizer(network, spec.train.optimizer)
+    per_epoch = math.ceil(len(parts.train) / spec.train.batch_size)
+    clock = Clock(network, spec.train.epochs * per_epoch, per_epoch)
+    best = copy.deepcopy(network.state_dict())
+    state = _State()
+    saved = trial.read("checkpoint.safetensors")
+    if saved is not None:
+        _restore(saved, network, optimizer, best, state)
+    trial.truncate_history(state.epoch)
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    session = time.perf_counter() - state.seconds
+    written = time.perf_counter()
+
+    fitted, held = torch.from_numpy(parts.train), torch.from_numpy(parts.validation)
+    while state.epoch < spec.train.epochs and not state.diverged and not _stop(state, spec):
+        begin = time.perf_counter()
+        state.epoch += 1
+        torch.manual_seed(seed_of("epoch", spec.seed, spec.repeat, spec.fold, state.epoch))
+        loss, accuracy = _epoch(network, optimizer, clock, x, y, fitted[torch.randperm(len(fitted))], spec.train.batch_size)
+        validation_loss, validation_accuracy = _evaluate(network, x[held], y[held])
+        state.diverged = not (math.isfinite(loss) and math.isfinite(validation_loss))
+        if validation_loss < state.best_loss and not state.diverged:
+            state.best_loss, state.best_epoch = validation_loss, state.epoch
+            best = copy.deepcopy(network.state_dict())
+        state.seconds = time.perf_counter() - session
+        trial.append_history(
+            {
+                "epoch": state.epoch,
+                "train_loss": loss,
+                "train_accuracy": accuracy,
+                "validation_loss": validation_loss,
+                "validation_accuracy": validation_accuracy,
+                "seconds": time.perf_counter() - begin,
+                "coefficients": coefficients(network),
+            }
+        )
+        report({"epoch": state.epoch, "epochs": spec.train.epochs, "validation_accuracy": validation_accuracy})
+        if time.perf_counter() - written >= checkpoint_every and state.epoch < spec.train.epochs:
+            trial.write("checkpoint.safetensors", _checkpoint(network, optimizer, best, state))
+            written = time.perf_counter()
+
+    row, predictions = _measure(network, best, state, x, y, parts, data)
+    trial.write("predictions.safetensors", safetensors.torch.save(predictions))
+    sizes = {"n_train": len(parts.train), "n_validation": len(parts.validation), "n_test": len(parts.test)}
+    trial.finish(
+        {
+            "outcome": "diverged" if state.diverged else "done",
+            "row": {
+                **sizes,
+                **row,
+                "selected_epoch": state.best_epoch,
+                "epochs": state.epoch,
+                "parameters": sum(p.numel() for p in network.parameters()),
+                "activation_parameters": sum(
+                    p.numel() for m in network.modules() if is_activation(m) for p in m.parameters(recurse=False)
+                ),
+                "seconds": state.seconds,
+                "seconds_per_epoch": state.seconds / state.epoch,
+                "device": str(x.device),
+            },
+            "provenance": {
+                "started": started,
+                "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+                "resumed_from_epoch": 0 if saved is None else int(_metadata(saved)["epoch"]),
+                "threads": threads,
+                "torch": torch.__version__,
+                "numpy": np.__version__,
+                "python": platform.python_version(),
+                "machine": platform.machine(),
+            },
+        }
+    )
+
+
+def _tensors(spec: TrialSpec, data: Data, parts: Split) -> tuple[Tensor, Tensor]:
+    x = data.x
+    if spec.standardise:
+        fitted = x[parts.train].astype(np.float64)
+        mean, sd = fitted.mean(axis=0), fitted.std(axis=0)
+        # A feature that is constant on the fitted part carries nothing to scale; 1 leaves it at zero there.
+        x = ((x - mean) / np.where(sd > 0, sd, 1.0)).astype(np.float32)
+    return torch.from_numpy(x), torch.from_numpy(data.y)
+
+
+def build(spec: TrialSpec, data: Data, custom: Custom) -> nn.Module:
+    """The network of a trial with its initial weights: the same for every activation of one repeat and fold.
+
+    Raises:
+        ModelError: the function does not return a network, or the network does not return one number (two classes) or C
+            numbers for an example.
+    """
+    function: Callable[..., Any] = custom.model or models.ALL[spec.model.name]
+    make = activation_factory(spec, custom)
+
+    def activation() -> nn.Module:
+        # An activation that draws random numbers while it is built must not shift the draws of the weights.
+        with torch.random.fork_rng(devices=[]):
+            return make()
+
+    outputs = 1 if data.task == "binary" else len(data.classes)
+    offered: dict[str, Any] = {"input_shape": tuple(data.x.shape[1:]), "outputs": outputs}
+    parameters = inspect.signature(function).parameters
+    told = {n: v for n, v in offered.items() if n in parameters}
+    options = {} if custom.model else spec.model.options
+    torch.manual_seed(seed_of("weights", spec.seed, spec.repeat, spec.fold))
+    network = function(activation, **told, **options)
+    if not isinstance(network, nn.Module):
+        raise ModelError(
+            f"The function {spec.model.name} returned {type(network).__name__}, but a torch.nn.Module was expected."
+        )
+    if not any(p.requires_grad for p in network.parameters()):
+        raise ModelError(f"The network of {spec.model.name} has no parameter to train.")
+    network.eval()
+    with torch.no_grad():
+        logits = network(torch.from_numpy(data.x[:2]))
+    allowed = {(2, len(data.classes))} | ({(2, 1), (2,)} if data.task == "binary" else set())
+    if not isinstance(logits, Tensor) or tuple(logits.shape) not in allowed:
+        given = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ModelError(
+            f"The network of {spec.model.name} returned {given} for 2 examples of shape {tuple(data.x.shape[1:])}, but "
+            f"logits of shape {' or '.join(map(str, sorted(allowed, key=len, reverse=True)))} were expected."
+        )
+    return network
+
+
+def _optimizer(network: nn.Module, wanted: Optimizer) -> torch.optim.Optimizer:
+    groups = param_groups(network, wanted.weight_decay, lr=wanted.lr, lr_multiplier=wanted.activation_lr_multiplier)
+    if wanted.name == "sgd":
+        return torch.optim.SGD(groups, lr=wanted.lr, momentum=wanted.momentum, fused=True)
+    kind = torch.optim.AdamW if wanted.name == "adamw" else torch.optim.Adam
+    return kind(groups, lr=wanted.lr, betas=wanted.betas, eps=wanted.eps, fused=True)
+
+
+def _stop(state: _State, spec: TrialSpec) -> bool:
+    patience = spec.train.patience
+    return patience is not None and state.epoch - state.best_epoch >= patience
+
+
+def _loss(logits: Tensor, y: Tensor, reduction: str = "mean") -> Tensor:
+    if logits.dim() == 1 or logits.shape[1] == 1:
+        return nn.functional.binary_cross_entropy_with_logits(logits.flatten(), y.to(logits.dtype), reduction=reduction)
+    return nn.functional.cross_entropy(logits, y, reduction=reduction)
+
+
+def _correct(logits: Tensor, y: Tensor) -> int:
+    if logits.dim() == 1 or logits.shape[1] == 1:
+        return int(((logits.flatten() > 0) == (y == 1)).sum())
+    return int((logits.argmax(1) == y).sum())
+
+
+def _epoch(
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    clock: Clock,
+    x: Tensor,
+    y: Tensor,
+    order: Tensor,
+    batch_size: int,
+) -> tuple[float, float]:
+    """One pass over the fitted part: mean loss in nats and accuracy over its examples, as they were while weights moved."""
+    network.train()
+    total, correct = 0.0, 0
+    for rows in torch.split(order, batch_size):
+        logits, target = network(x[rows]), y[rows]
+        loss = _loss(logits, target)
+        value = loss.item()
+        total += value * len(rows)
+        if not math.isfinite(value):
+            break
+        correct += _correct(logits.detach(), target)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        clock.step()
+    return total / len(order), correct / len(order)
+
+
+def _batches(network: nn.Module, x: Tensor) -> Iterator[Tensor]:
+    network.eval()
+    with torch.no_grad():
+        for part in torch.split(x, EVALUATION_BATCH):
+            yield network(part)
+
+
+def _evaluate(network: nn.Module, x: Tensor, y: Tensor) -> tuple[float, float]:
+    logits = torch.cat(list(_batches(network, x)))
+    return float(_loss(logits, y)), _correct(logits, y) / len(y)
+
+
+def _probabilities(network: nn.Module, x: Tensor) -> NDArray[np.float64]:
+    logits = torch.cat(list(_batches(network, x))).double()
+    if logits.dim() == 1 or logits.shape[1] == 1:
+        return logits.flatten().sigmoid().numpy()
+    probabilities = logits.softmax(1)
+    return (probabilities[:, 1] if logits.shape[1] == 2 else probabilities).numpy()
+
+
+def _measure(
+    network: nn.Module,
+    best: Mapping[str, Tensor],
+    state: _State,
+    x: Tensor,
+    y: Tensor,
+    parts: Split,
+    data: Data,
+) -> tuple[dict[str, float], dict[str, Tensor]]:
+    """Scores and test predictions at the selected and at the last epoch. The test part is looked at here and nowhere else."""
+    row: dict[str, float] = {}
+    predictions = {"test_index": torch.from_numpy(parts.test), "test_target": y[torch.from_numpy(parts.test)]}
+    usable = state.best_epoch > 0
+    for suffix in ("_last", ""):
+        if not suffix:
+            network.load_state_dict(best)
+        broken = not usable if not suffix else state.diverged
+        for name in ("train", "validation", "test"):
+            rows = torch.from_numpy(getattr(parts, name))
+            # A network that diverged has no opinion; it is scored as the class frequencies of what it was fitted on.
+            scores = _frequencies(data, parts, len(rows)) if broken else _probabilities(network, x[rows])
+            for metric, value in score(y[rows].numpy(), scores, data.task).items():
+                row[f"{name}_{metric}{suffix}"] = value
+            if name == "test":
+                predictions[f"test_score{suffix}"] = torch.from_numpy(np.ascontiguousarray(scores, dtype=np.float32))
+        row[f"gap{suffix}"] = row[f"train_accuracy{suffix}"] - row[f"validation_accuracy{suffix}"]
+    return row, predictions
+
+
+def _frequencies(data: Data, parts: Split, n: int) -> NDArray[np.float64]:
+    share = np.bincount(data.y[parts.train], minlength=len(data.classes)) / len(parts.train)
+    return np.full(n, share[1]) if data.task == "binary" else np.tile(share, (n, 1))
+
+
+def coefficients(network: nn.Module) -> dict[str, dict[str, Any]]:
+    """Every learned or scheduled coefficient by site: a float, or a list of floats where it differs by channel."""
+    found: dict[str, dict[str, Any]] = {}
+    for site, module in network.named_modules():
+        if isinstance(module, Activation):
+            values = {}
+            for (name, kind), value in zip(module.kinds.items(), module.values(), strict=True):
+                if not isinstance(kind, Fixed) and isinstance(value, Tensor):
+                    numbers = value.detach().float().tolist()
+                    values[name] = numbers[0] if len(numbers) == 1 else numbers
+            if values:
+                found[site] = values
+    return found
+
+
+# --- checkpoints ------------------------------------------------------------------------------------------------------
+
+
+def _checkpoint(network: nn.Module, optimizer: torch.optim.Optimizer, best: Mapping[str, Tensor], state: _State) -> bytes:
+    tensors = {f"network.{k}": v for k, v in network.state_dict().items()}
+    tensors |= {f"best.{k}": v for k, v in best.items()}
+    for i, values in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{i}.{k}": v for k, v in values.items() if isinstance(v, Tensor)}
+    # safetensors refuses tensors that share memory, which tied weights do.
+    return safetensors.torch.save(
+        {k: v.detach().clone().contiguous() for k, v in tensors.items()}, {"state": json.dumps(vars(state))}
+    )
+
+
+def _metadata(saved: bytes) -> dict[str, Any]:
+    length = int.from_bytes(saved[:8], "little")
+    state: dict[str, Any] = json.loads(json.loads(saved[8 : 8 + length])["__metadata__"]["state"])
+    return state
+
+
+def _restore(
+    saved: bytes,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    best: dict[str, Tensor],
+    state: _State,
+) -> None:
+    tensors = safetensors.torch.load(saved)
+    network.load_state_dict({k.removeprefix("network."): v for k, v in tensors.items() if k.startswith("network.")})
+    best.update({k.removeprefix("best."): v for k, v in tensors.items() if k.startswith("best.")})
+    held: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        if key.startswith("optimizer."):
+            _, index, name = key.split(".", 2)
+            held.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": held})
+    for name, value in _metadata(saved).items():
+        setattr(state, name, value)
