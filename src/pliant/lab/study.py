@@ -352,7 +352,8 @@ def _explain(error: pydantic.ValidationError, name: str) -> str:
             section: Any = Study
             for part in path[:-1]:
                 section = getattr(section, "model_fields", {})[part].annotation
-            lines.append(_no_key(".".join(path), [f for f in section.model_fields if f != "overrides"]))
+            short = _SHORT if section is Study else {}
+            lines.append(_no_key(".".join(path), [f for f in (*section.model_fields, *short) if f != "overrides"]))
         elif item["type"] == "missing":
             lines.append(f"The key {'.'.join(path)!r} is missing.")
         else:

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import sklearn.datasets
+import torch
+
+from pliant.lab.datasets import ALL, WDBC, Arrays, Data
+from pliant.lab.datasets.arrays import DataError
+from pliant.lab.datasets.scikit import _verified
+
+
+def test_wdbc_is_the_real_one() -> None:
+    data = WDBC.load()
+    assert data.x.shape == (569, 30)
+    assert data.x.dtype == np.float32
+    assert data.classes == ("benign", "malignant")
+    assert np.bincount(data.y).tolist() == [357, 212]
+    # Mean radius: malignant tumours are larger. A swap of the classes would turn this round.
+    assert data.x[data.y == 1, 0].mean() > data.x[data.y == 0, 0].mean()
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_data_sets_verify_themselves(name: str) -> None:
+    data = ALL[name].load()
+    assert data.fingerprint() == ALL[name].sha256
+    assert ALL[name].__doc__
+    with pytest.raises(DataError, match="expected 000"):
+        _verified(data, name, "0" * 64)
+
+
+def test_fingerprint_sees_every_change() -> None:
+    x, y = np.zeros((4, 2)), np.array([0, 1, 0, 1])
+    prints = {
+        Data.of(x, y).fingerprint(),
+        Data.of(x + 1, y).fingerprint(),
+        Data.of(x, 1 - y).fingerprint(),
+        Data.of(x, y, ("a", "b")).fingerprint(),
+        Data.of(x.reshape(4, 1, 2), y).fingerprint(),
+    }
+    assert len(prints) == 5
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "expected"),
+    [
+        ([[1.0, np.nan], [1, 2]], [0, 1], r"1 of 2 examples hold NaN or infinite values \(rows 0\)"),
+        ([[1.0, 2], [1, -np.inf]], [0, 1], r"rows 1"),
+        ([1.0, 2.0], [0, 1], "expected. Give one example a row"),
+        ([["a", "b"], ["c", "d"]], [0, 1], "numeric array"),
+        ([[1.0], [2.0]], [0, 1, 1], "2 examples, but the labels"),
+        ([[1.0], [2.0]], [1, 2], "numbered 0, 1"),
+        ([[1.0], [2.0]], [0, 0], "at least two"),
+        ([[1.0], [2.0]], [0.5, 1.0], "not whole numbers"),
+    ],
+)
+def test_unusable_arrays_are_refused(x: object, y: object, expected: str) -> None:
+    with pytest.raises(DataError, match=expected):
+        Data.of(x, y)
+
+
+def test_class_names_must_match() -> None:
+    with pytest.raises(DataError, match="3 class names were given for 2"):
+        Data.of([[1.0], [2.0]], [0, 1], ("a", "b", "c"))
+
+
+def test_whatever_a_user_has() -> None:
+    x, y = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32), np.array([0, 1, 2, 0, 1, 2])
+    expected = Data.of(x, y).fingerprint()
+    tensors = torch.from_numpy(x), torch.from_numpy(y)
+    assert Arrays.of((x, y)).data.fingerprint() == expected
+    assert Arrays.of(tensors).data.fingerprint() == expected
+    assert Arrays.of(torch.utils.data.TensorDataset(*tensors)).data.fingerprint() == expected
+    assert Arrays.of(Data.of(x, y)).data.fingerprint() == expected
+    assert Arrays.of(sklearn.datasets.load_iris()).data.classes == ("setosa", "versicolor", "virginica")
+    with pytest.raises(DataError, match="given as int"):
+        Arrays.of(3)
+    with pytest.raises(DataError, match="could not be read as"):
+        Arrays.of([1, 2, 3])

@@ -1,0 +1,192 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import networks
+import numpy as np
+import pytest
+from torch import nn
+
+from pliant import AReLU, UnknownNameError
+from pliant.lab import Component, Study, papers
+from pliant.lab.study import StudyError, TrialSpec, plan
+
+
+def keys(study: Study) -> list[str]:
+    return [spec.key for spec in plan(study)]
+
+
+def test_studies_and_specs_are_frozen_and_hash_by_value(small: Study) -> None:
+    again = Study(**small.model_dump())
+    assert again == small
+    assert hash(again) == hash(small)
+    assert {small: 1}[again] == 1
+    with pytest.raises(ValueError, match="frozen"):
+        small.train.epochs = 5
+    assert hash(plan(small)[0]) == hash(plan(again)[0])
+
+
+def test_a_spec_survives_json_with_its_key(small: Study) -> None:
+    for spec in plan(small):
+        assert TrialSpec.model_validate_json(spec.model_dump_json()).key == spec.key
+        assert len(spec.key) == 64
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["train.epochs=4", "train.batch_size=64", "train.optimizer.lr=0.01", "protocol.seed=1", "model.options.width=9",
+     "protocol.validation=0.2", "protocol.standardise=false", "train.patience=3", "protocol.folds=3"],
+)  # fmt: skip
+def test_whatever_can_change_a_number_changes_the_key(small: Study, change: str) -> None:
+    assert not set(keys(small)) & set(keys(small.override([change])))
+
+
+def test_what_cannot_change_a_number_does_not_change_the_key(small: Study) -> None:
+    renamed = Study(**{**small.model_dump(), "name": "other", "title": "t", "question": "q", "margin": 0.05, "metric": "f1"})
+    assert keys(renamed) == keys(small)
+
+
+def test_more_repeats_and_more_activations_reuse_the_trials_of_fewer(small: Study) -> None:
+    assert set(keys(small)) < set(keys(small.override(["protocol.repeats=2"])))
+    assert set(keys(small)) < set(keys(small.only(["relu", "arelu", "gelu"])))
+
+
+def test_spelling_does_not_matter_for_identity(small: Study) -> None:
+    spelled = Study(**{**small.model_dump(), "activations": ["ReLU", "adaptive_relu"], "baseline": "ReLU"})
+    assert keys(spelled) == keys(small)
+
+
+def test_any_prefix_of_the_plan_is_nearly_balanced(small: Study) -> None:
+    specs = plan(small.override(["protocol.repeats=3"]))
+    for n in range(1, len(specs) + 1):
+        counts = [sum(s.activation == a for s in specs[:n]) for a in small.activations]
+        assert max(counts) - min(counts) <= 1
+
+
+def test_functions_classes_and_arrays_of_a_user() -> None:
+    x, y = np.random.default_rng(0).normal(size=(40, 30)), np.arange(40) % 2
+    study = Study(name="mine", model=networks.tiny, data=(x, y), activations=["relu", AReLU, networks.MyReLU], folds=2, repeats=1)
+    assert study.activations == ("relu", "arelu", "networks:MyReLU")
+    assert study.labels["networks:MyReLU"] == "MyReLU"
+    assert study.baseline == "relu"
+    other = Study(name="mine", model=networks.tiny, data=(x + 1, y), activations=["relu", AReLU], folds=2, repeats=1)
+    assert not set(keys(study)) & set(keys(other))
+    network = Study(name="mine", model=networks.two_logits, data=(x, y), activations=["relu", AReLU], folds=2, repeats=1)
+    assert not set(keys(study)) & set(keys(network))
+
+
+def test_a_study_with_python_objects_cannot_be_planned_from_its_file_alone() -> None:
+    x, y = np.random.default_rng(0).normal(size=(40, 30)), np.arange(40) % 2
+    study = Study(name="mine", model=networks.tiny, data=(x, y), activations=["relu", networks.MyReLU], folds=2)
+    with pytest.raises(StudyError, match="run it from Python again"):
+        plan(Study(**json.loads(study.model_dump_json())))
+
+
+def test_toml(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(
+        'activations = ["relu", "prelu[init=0.1]"]\n[dataset]\nname = "wdbc"\n[model]\nname = "ffnn"\noptions = { width = 8 }\n'
+        "[protocol]\nfolds = 2\nrepeats = 1\n[train]\nepochs = 3\n"
+    )
+    study = Study.from_toml(file)
+    assert study.name == "mine"
+    assert study.activations == ("relu", "prelu[weight=learned(0.1)]")
+    assert study.train.epochs == 3
+
+
+def test_overrides_are_remembered_and_kept_apart(small: Study) -> None:
+    changed = small.override(["train.epochs=5"])
+    assert changed.train.epochs == 5
+    assert changed.overrides == ("train.epochs=5",)
+    assert changed.directory.startswith("small.")
+    assert small.directory == "small"
+
+
+def test_only_brings_the_baseline_along(small: Study) -> None:
+    assert small.only(["gelu"]).activations == ("relu", "gelu")
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"epoch": 3}, "no key 'epoch'.*Did you mean epochs"),
+        ({"train": {"epoch": 3}}, "no key 'train.epoch'.*Did you mean epochs"),
+        ({"train": {"optimizer": {"learning_rate": 1}}}, "no key 'train.optimizer.learning_rate'"),
+        ({"train": {"epochs": 0}}, "train.epochs = 0: input should be greater than or equal to 1"),
+        ({"train": {"epochs": "many"}}, "train.epochs = 'many'"),
+        ({"name": "../evil"}, "name = '../evil'"),
+        ({"baseline": "gelu"}, "baseline 'gelu' is not among"),
+        ({"activations": "relu"}, "expected a list"),
+        ({"activations": [nn.ReLU()]}, "activation object"),
+        ({"activations": [3]}, "given 3 as an activation"),
+        ({"data": "wdbc"}, "mean the same"),
+        ({"metric": "acuracy"}, "metric = 'acuracy'"),
+    ],
+)
+def test_mistakes_are_named(small: Study, given: dict[str, object], expected: str) -> None:
+    values = {k: v for k, v in small.model_dump().items() if k not in ("baseline", "overrides")}
+    with pytest.raises(StudyError, match=expected):
+        Study(**{**values, **given})
+
+
+def test_missing_keys_are_named() -> None:
+    with pytest.raises(StudyError, match="key 'model' is missing"):
+        Study(name="x", dataset="wdbc", activations=["relu"])
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"activations": ["rleu"]}, "Did you mean 'relu'"),
+        ({"dataset": "wbdc"}, "no data set named 'wbdc'. Did you mean 'wdbc'"),
+        ({"model": "fnn"}, "no network named 'fnn'. Did you mean 'ffnn'"),
+    ],
+)
+def test_unknown_names_show_the_nearest(small: Study, given: dict[str, object], expected: str) -> None:
+    with pytest.raises(UnknownNameError, match=expected):
+        plan(Study(**{**small.model_dump(), "baseline": "", **given}))
+
+
+def test_unknown_option_of_a_network(small: Study) -> None:
+    study = Study(**{**small.model_dump(), "model": Component(name="ffnn", options={"widht": 3})})
+    with pytest.raises(StudyError, match=r"no key 'model.options.widht'. Did you mean width"):
+        plan(study)
+
+
+@pytest.mark.parametrize("change", ["train.epoch=3", "trian.epochs=3", "epochs=3", "train.epochs.x=3"])
+def test_unknown_overrides(small: Study, change: str) -> None:
+    with pytest.raises(StudyError, match="has no key"):
+        small.override([change])
+
+
+def test_override_without_a_value(small: Study) -> None:
+    with pytest.raises(StudyError, match="expected key=value"):
+        small.override(["train.epochs"])
+
+
+@pytest.mark.parametrize(("text", "expected"), [("a = ", "not valid TOML"), (None, "cannot be read")])
+def test_unreadable_files(tmp_path: Path, text: str | None, expected: str) -> None:
+    file = tmp_path / "study.toml"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(StudyError, match=expected):
+        Study.from_toml(file)
+
+
+def test_the_studies_of_the_papers_can_be_planned() -> None:
+    for name, study in papers.studies().items():
+        assert study.name == name
+        assert len({s.key for s in plan(study)}) == len(study.activations) * study.protocol.folds * study.protocol.repeats
+        assert papers.context(study).paper
+    with pytest.raises(UnknownNameError, match="Did you mean 'srelu-wdbc'"):
+        papers.study("srelu-wbdc")
+
+
+def test_srelu_wdbc_is_the_study_of_the_paper() -> None:
+    study = papers.study("srelu-wdbc")
+    assert study.train.epochs == 100
+    assert study.train.batch_size == 128
+    assert (study.train.optimizer.name, study.train.optimizer.lr) == ("adam", 1e-3)
+    assert study.model.options == {"width": 512, "hidden_layers": 2, "dropout": 0.3}
+    assert {"relu", "leakyrelu", "prelu", "elu", "gelu", "sigmoid", "srelu"} <= set(study.activations)
