@@ -53,9 +53,6 @@ def main() -> None:
     except PliantError as error:
         Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]pliant:[/] {_plain(str(error))}")
         raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        print("\npliant: stopped. What was finished is kept; the same command goes on from here.", file=sys.stderr)
-        raise SystemExit(130) from None
 
 
 def _plain(text: str) -> str:
@@ -102,7 +99,12 @@ def _study(
 def _baseline(study: Study, given: str | None) -> str | None:
     from pliant import catalog
 
-    return None if given is None else given if given in study.activations else str(catalog.parse(given))
+    if given is None or given in study.activations:
+        return given
+    name = str(catalog.parse(given))
+    if name not in study.activations:
+        raise unknown("baseline in this study", name, study.activations)
+    return name
 
 
 @app.command()
@@ -128,7 +130,11 @@ def run(
     chosen = _study(study, activation, folds, repeats, changes)
     against = _baseline(chosen, baseline)
     display = None if quiet else _Display(console)
-    result = run_study(chosen, store=store, on=on, progress=display)
+    try:
+        result = run_study(chosen, store=store, on=on, progress=display)
+    except KeyboardInterrupt:
+        print("\npliant: stopped. What was finished is kept; the same command goes on from here.", file=sys.stderr)
+        raise typer.Exit(130) from None
     _finish(result, console, against, open_page, display.waiting if display else None)
 
 
@@ -303,8 +309,8 @@ def _finish(result: Result, console: Console, baseline: str | None, open_page: b
     if trained == 0:
         console.print(f"All {len(result.trials)} trials were done already; nothing was trained.")
     command = shlex.join(["pliant", *sys.argv[1:]])
-    page = result.report(baseline=baseline, command=command)
     _show(result, console, baseline)
+    page = result.report(baseline=baseline, command=command)
     console.print(f"\nReport: {page}\nRows:   {page.parent / 'rows.csv'}, rows.parquet")
     if counts["failed"] or counts["missing"]:
         for row in result.rows:

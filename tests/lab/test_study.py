@@ -66,7 +66,9 @@ def test_any_prefix_of_the_plan_is_nearly_balanced(small: Study) -> None:
 
 def test_functions_classes_and_arrays_of_a_user() -> None:
     x, y = np.random.default_rng(0).normal(size=(40, 30)), np.arange(40) % 2
-    study = Study(name="mine", model=networks.tiny, data=(x, y), activations=["relu", AReLU, networks.MyReLU], folds=2, repeats=1)
+    study = Study(
+        name="mine", model=networks.tiny, data=(x, y), activations=["relu", AReLU, networks.MyReLU], folds=2, repeats=1
+    )
     assert study.activations == ("relu", "arelu", "networks:MyReLU")
     assert study.labels["networks:MyReLU"] == "MyReLU"
     assert study.baseline == "relu"

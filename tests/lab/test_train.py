@@ -178,7 +178,9 @@ def test_divergence_is_a_result(tmp_path: Path) -> None:
 @pytest.mark.parametrize("activation", ["relu", "dsrelu", "arelu", "pelu"])
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 def test_a_resumed_trial_ends_bit_for_bit_the_same(tmp_path: Path, small: Study, activation: str, optimizer: str) -> None:
-    study = small.only([activation]).override([f"train.optimizer.name={optimizer}", "train.optimizer.momentum=0.5", "train.epochs=6"])
+    study = small.only([activation]).override(
+        [f"train.optimizer.name={optimizer}", "train.optimizer.momentum=0.5", "train.epochs=6"]
+    )
     spec, data = plan(study)[-1], WDBC.load()
     whole = Store(tmp_path / "whole").trial(spec.key)
     whole.begin({})
@@ -210,9 +212,7 @@ def test_a_resumed_trial_ends_bit_for_bit_the_same(tmp_path: Path, small: Study,
 
 
 def test_a_network_with_two_outputs_for_two_classes(tmp_path: Path) -> None:
-    study = Study(
-        name="two", dataset="wdbc", model=networks.two_logits, activations=["relu"], folds=2, repeats=1, epochs=30
-    )
+    study = Study(name="two", dataset="wdbc", model=networks.two_logits, activations=["relu"], folds=2, repeats=1, epochs=30)
     assert all(row["test_accuracy"] > 0.85 for row in run(study, store=tmp_path).rows)
 
 

@@ -12,8 +12,8 @@ from pliant.lab.datasets import Data
 from pliant.lab.executors import Event, Executor, Job
 from pliant.lab.result import Result
 from pliant.lab.store import Store, TrialBusyError
-from pliant.lab.study import Component, Custom, Study, TrialSpec, dataset_of, plan
-from pliant.lab.train import train
+from pliant.lab.study import Component, Custom, Study, TrialSpec, activation_factory, dataset_of, plan
+from pliant.lab.train import build, train
 
 __all__ = ["DEFAULT_STORE", "Progress", "run"]
 
@@ -59,9 +59,11 @@ def run(
     """
     executor = executors.create(on) if isinstance(on, str) else on
     trials = plan(study)
+    # Tried once here, before anything is written, so that a mistake is one clear error and not one failure a trial.
+    build(trials[0], _load(study.dataset, study.custom), study.custom)
+    for spec in trials[: len(study.activations)]:
+        activation_factory(spec, study.custom)()
     results = Store(Path(store))
-    # Read once here, so that unusable data is one clear error and not one failure a trial.
-    _load(study.dataset, study.custom)
     results.write_json(results.study(study.directory) / "study.json", study.model_dump(mode="json"))
     by_key = {spec.key: spec for spec in trials}
     waiting = [spec for spec in trials if results.trial(spec.key).outcome() in ("missing", "failed")]

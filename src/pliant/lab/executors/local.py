@@ -1,0 +1,422 @@
+"""Several jobs at once on this machine, each in a worker process that may die without taking anything else with it.
+
+The standard library's pools give up as a whole when one worker dies. This supervisor owns its workers instead: each has
+a pipe of its own and is watched through its process handle, so a killed worker costs one attempt of one job. Workers
+are spawned, never forked (a fork copies locked locks of the threads that torch starts), and stay warm: importing torch
+once per job would cost more than many a trial.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import pickle
+import signal
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection, wait
+from typing import Final, Self
+
+from pliant.lab.executors.interface import ATTEMPTS, Event, ExecutorError, Job, Kind, Work, describe
+from pliant.lab.store import StorageFullError
+
+_GRACE: Final = 5.0
+"""Seconds that a worker gets to leave by itself, and then to obey SIGTERM."""
+
+_THREADS: Final = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+class LocalExecutor:
+    """Runs jobs in ``workers`` processes (None: one per usable core), each with its share of the cores as threads."""
+
+    name: Final[str]
+
+    def __init__(self, workers: int | None = None) -> None:
+        if workers is not None and workers < 1:
+            raise ExecutorError(f"The executor 'local' needs at least 1 worker process, not {workers}.")
+        self.workers: Final = workers or _cores()
+        self.name = f"local:{self.workers}"
+
+    @classmethod
+    def parse(cls, argument: str | None) -> Self:
+        if argument is None:
+            return cls()
+        if not (argument.isascii() and argument.isdigit() and len(argument) <= 4 and int(argument) > 0):
+            raise ExecutorError(
+                f"'local:{argument}' must give the number of worker processes as a whole number from 1 to 9999, "
+                f"for example 'local:4'; 'local' alone takes one worker per usable core ({_cores()} here)."
+            )
+        return cls(int(argument))
+
+    def run(self, jobs: Sequence[Job], work: Work, on_event: Callable[[Event], None]) -> None:
+        """As :meth:`Executor.run`. A job whose worker died is begun again after the waiting ones: what killed it is most
+        often memory, and that is least scarce when the neighbours are done. ExecutorError when ``work`` cannot be sent
+        to another process or when workers do not even start."""
+        threads = max(1, _cores() // self.workers)
+        with _Supervisor(_pickled(work), self.workers, threads, on_event) as supervisor:
+            supervisor.run(jobs)
+
+
+# The driver's side
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    job: Job
+    number: int
+
+
+class _Worker:
+    """A process, the pipe to it, and what it is doing."""
+
+    def __init__(self, work: bytes, threads: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.connection, far_end = context.Pipe()
+        self.ready = False
+        self.attempt: _Attempt | None = None
+        # Not a daemon: those may not have children, and a user's data loader may want some.
+        self.process = context.Process(target=_serve, args=(far_end, work, os.getpid()), name="pliant-worker")
+        try:
+            with _environment(dict.fromkeys(_THREADS, str(threads))), _interrupts_held_back():
+                self.process.start()
+        except BaseException:
+            self.connection.close()
+            if self.process.pid is not None:
+                self.process.kill()
+            raise
+        finally:
+            # Only the worker may hold its end, or its death would never read as an end of file here.
+            far_end.close()
+        self._handle = _process_handle(self.process.pid)
+
+    @property
+    def death(self) -> int:
+        """What becomes readable when the process has died."""
+        return self._handle if self._handle is not None else self.process.sentinel
+
+    def exit_code(self, patience: float) -> int | None:
+        """The exit code, as soon as there is one; None when there is none within ``patience`` seconds."""
+        # Not join(timeout): that trusts the sentinel, which a worker's children can hold open and its work can close.
+        deadline = time.monotonic() + patience
+        while self.process.exitcode is None and time.monotonic() < deadline:
+            time.sleep(0.005)
+        return self.process.exitcode
+
+    def bury(self) -> None:
+        """Kill the process if it lives, and give everything of it back."""
+        self.connection.close()
+        self.process.kill()
+        # A process in an uninterruptible system call (a dead file server) must not hang the driver too.
+        if self.exit_code(_GRACE) is not None:
+            self.process.close()
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
+
+
+class _Supervisor:
+    def __init__(self, work: bytes, workers: int, threads: int, on_event: Callable[[Event], None]) -> None:
+        self._work = work
+        self._target = workers
+        self._threads = threads
+        self._on_event = on_event
+        self._waiting: deque[_Attempt] = deque()
+        self._workers: list[_Worker] = []
+        self._failed_starts = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        _end(self._workers, gently=kind is None)
+
+    def run(self, jobs: Sequence[Job]) -> None:
+        self._waiting.extend(_Attempt(job, 1) for job in jobs)
+        while self._waiting or any(worker.attempt for worker in self._workers):
+            self._fill()
+            for worker in self._workers:
+                self._dispatch(worker)
+            events = set(wait([source for w in self._workers for source in (w.connection, w.death)]))
+            for worker in list(self._workers):
+                if worker.death in events:
+                    # What it said before it died still counts: the job may have been finished.
+                    while worker in self._workers and self._receive(worker, block=False):
+                        pass
+                    if worker in self._workers:
+                        self._bury(worker)
+                elif worker.connection in events and not self._receive(worker, block=True):
+                    self._bury(worker)
+
+    def _fill(self) -> None:
+        if self._failed_starts >= ATTEMPTS and self._workers:
+            # Those that did start carry on alone.
+            return
+        busy = sum(worker.attempt is not None for worker in self._workers)
+        while len(self._workers) < min(self._target, busy + len(self._waiting)):
+            try:
+                self._workers.append(_Worker(self._work, self._threads))
+            except OSError as error:
+                raise ExecutorError(
+                    f"The system refuses to start a worker process: {error.strerror}. {len(self._workers)} of "
+                    f"{self._target} were running. Ask for fewer ('local:{max(1, len(self._workers))}'), or '--on serial'."
+                ) from error
+
+    def _dispatch(self, worker: _Worker) -> None:
+        if not worker.ready or worker.attempt is not None or not self._waiting:
+            return
+        attempt = self._waiting[0]
+        try:
+            worker.connection.send((attempt.job.key, attempt.job.payload))
+        except OSError:
+            # Dead already; its handle says so in the next round, and the job was never begun.
+            return
+        self._waiting.popleft()
+        worker.attempt = attempt
+        self._tell("started", attempt)
+
+    def _receive(self, worker: _Worker, block: bool) -> bool:
+        """Handle one message; False when there is none any more."""
+        try:
+            if not block and not worker.connection.poll():
+                return False
+            kind, content = worker.connection.recv()
+        except (EOFError, OSError):
+            return False
+        attempt = worker.attempt
+        if kind == "ready":
+            worker.ready = True
+            self._failed_starts = 0
+        elif kind == "unusable":
+            raise _unpicklable(content)
+        elif attempt is not None:
+            if kind == "progress":
+                self._tell("progress", attempt, data=content)
+                return True
+            if kind == "full":
+                raise StorageFullError(content)
+            worker.attempt = None
+            if kind == "finished":
+                self._tell("finished", attempt)
+            else:
+                message, tainted = content
+                if tainted:
+                    self._remove(worker, patience=0)
+                self._tell("failed", attempt, message)
+        return True
+
+    def _bury(self, worker: _Worker) -> None:
+        attempt = worker.attempt
+        ready = worker.ready
+        how = "worker died: " + _cause(self._remove(worker, patience=1))
+        if attempt is not None:
+            if attempt.number < ATTEMPTS:
+                self._waiting.append(_Attempt(attempt.job, attempt.number + 1))
+                self._tell("retrying", attempt, how)
+            else:
+                self._tell("failed", attempt, f"{how}, in each of {ATTEMPTS} attempts")
+        elif not ready:
+            self._failed_starts += 1
+            if self._failed_starts >= ATTEMPTS and not any(w.ready for w in self._workers):
+                raise ExecutorError(
+                    f"Worker processes die before they take any work ({how}), {self._failed_starts} times in a row; "
+                    f"what they printed stands above. If a script of yours started this run, its top level must be "
+                    f'guarded by `if __name__ == "__main__":`, because every worker imports it. Otherwise there may be '
+                    f"too little memory for {self._target} workers: ask for fewer, or for '--on serial'."
+                )
+
+    def _remove(self, worker: _Worker, patience: float) -> int | None:
+        """The exit code of the worker, or None when it had to be killed after ``patience`` seconds."""
+        self._workers.remove(worker)
+        code = worker.exit_code(patience)
+        worker.bury()
+        return code
+
+    def _tell(
+        self,
+        kind: Kind,
+        attempt: _Attempt,
+        message: str = "",
+        data: Mapping[str, float] | None = None,
+    ) -> None:
+        self._on_event(Event(kind, attempt.job.key, attempt.number, message, data or {}))
+
+
+def _end(workers: list[_Worker], gently: bool) -> None:
+    """End all workers, whatever interrupts it: an impatient second Ctrl-C must not leave orphans."""
+    try:
+        for worker in workers:
+            # An idle worker reads the end of its pipe as the end of its work.
+            worker.connection.close()
+        if not (gently and _gone(workers)):
+            for worker in workers:
+                worker.process.terminate()
+            _gone(workers)
+    finally:
+        for worker in workers:
+            worker.process.kill()
+        for worker in workers:
+            worker.bury()
+        workers.clear()
+
+
+def _gone(workers: Sequence[_Worker]) -> bool:
+    """Wait for at most the grace period, and tell whether every worker has left."""
+    deadline = time.monotonic() + _GRACE
+    return all(worker.exit_code(deadline - time.monotonic()) is not None for worker in workers)
+
+
+def _pickled(work: Work) -> bytes:
+    try:
+        return pickle.dumps(work)
+    except (pickle.PicklingError, AttributeError, TypeError, RecursionError) as error:
+        raise _unpicklable(str(error)) from error
+
+
+def _unpicklable(reason: str) -> ExecutorError:
+    return ExecutorError(
+        f"The work cannot be sent to worker processes ({reason}). Lambdas, functions defined inside functions, and what "
+        f"was typed at a prompt cannot be: use a function at the top level of a module that can be imported, or run in "
+        f"this process with '--on serial' (on=\"serial\" in Python)."
+    )
+
+
+def _cause(code: int | None) -> str:
+    if code is None:
+        return "it closed its connection and was killed"
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        return f"signal {-code}"
+    hint = {
+        "SIGKILL": " (often the out-of-memory killer)",
+        "SIGSEGV": " (a crash in native code)",
+        "SIGABRT": " (native code gave up)",
+        "SIGBUS": " (often a full /dev/shm or a truncated mapped file)",
+    }
+    return name + hint.get(name, "")
+
+
+def _cores() -> int:
+    """The cores that this process may use (taskset, cpusets, Slurm), which may be fewer than the machine has."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:
+        # Not on macOS or Windows.
+        return os.cpu_count() or 1
+
+
+def _process_handle(pid: int | None) -> int | None:
+    # multiprocessing's own sentinel is a pipe that the worker's forked children inherit, and stays silent while one lives.
+    if sys.platform != "linux" or pid is None:
+        return None
+    try:
+        return os.pidfd_open(pid)
+    except OSError:
+        return None
+
+
+@contextlib.contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    """A spawned process inherits the environment of this moment; OpenMP reads it before any Python could set it."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+@contextlib.contextmanager
+def _interrupts_held_back() -> Iterator[None]:
+    """A worker that starts with SIGINT blocked prints no traceback when Ctrl-C meets it while it still imports."""
+    if sys.platform == "win32":
+        yield
+        return
+    # Where it is not running yet, the start of this helper would unblock SIGINT in between.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+# The worker's side
+
+
+def _serve(connection: Connection, pickled_work: bytes, driver: int) -> None:
+    """A worker's life: jobs until the driver closes the pipe or dies."""
+    # Ctrl-C reaches the whole foreground group; the driver alone decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform != "win32":
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    _die_with(driver)
+
+    def report(data: Mapping[str, float]) -> None:
+        connection.send(("progress", {name: float(value) for name, value in data.items()}))
+
+    try:
+        try:
+            work: Work = pickle.loads(pickled_work)
+        except BaseException as error:
+            connection.send(("unusable", describe(error)))
+            return
+        connection.send(("ready", None))
+        while True:
+            key, payload = connection.recv()
+            connection.send(_done(work, Job(key, payload), report))
+    except (EOFError, ConnectionError):
+        return
+
+
+def _done(work: Work, job: Job, report: Callable[[Mapping[str, float]], None]) -> tuple[str, object]:
+    try:
+        work(job, report)
+    except StorageFullError as error:
+        return "full", str(error)
+    except BaseException as error:
+        # These may leave the process unfit for the next job (a CUDA error poisons its context), so it is replaced.
+        tainted = isinstance(error, RuntimeError | MemoryError | SystemError)
+        return "failed", (describe(error), tainted)
+    return "finished", None
+
+
+def _die_with(driver: int) -> None:
+    """Make sure that this process does not outlive the driver, however that dies."""
+    if not _death_signal():
+        threading.Thread(target=_watch_driver, name="pliant-watch", daemon=True).start()
+    if sys.platform != "win32" and os.getppid() != driver:
+        # It died before we could ask to be told.
+        os._exit(1)
+
+
+def _death_signal() -> bool:
+    """Ask the kernel to kill us with our parent; holds even while a native call keeps every Python thread waiting."""
+    if sys.platform != "linux":
+        return False
+    import ctypes
+
+    set_parent_death_signal = 1
+    try:
+        return bool(ctypes.CDLL(None).prctl(set_parent_death_signal, int(signal.SIGKILL), 0, 0, 0) == 0)
+    except (OSError, AttributeError):
+        return False
+
+
+def _watch_driver() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)

@@ -1,0 +1,459 @@
+"""Every executor does every job once, and nothing that a job does to itself reaches the others."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+import pliant.lab.executors as package
+from pliant.errors import UnknownNameError
+from pliant.lab.executors import ALL, Event, ExecutorError, Job, LocalExecutor, SerialExecutor, create, local
+from pliant.lab.store import StorageFullError
+
+HERE = str(Path(__file__).parent)
+if HERE not in sys.path:
+    # Spawned workers get this process's path, and must find the workloads under any of pytest's import modes.
+    sys.path.insert(0, HERE)
+
+import workloads  # noqa: E402
+
+EVERY = ["serial", "local:1", "local:2"]
+posix = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+
+
+@pytest.fixture(scope="module")
+def light(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Let spawned workers import the executors without what ``pliant`` and ``pliant.lab`` import beside them (torch,
+    seconds for each of the many workers below). That it works shows that executors need none of it."""
+    root = tmp_path_factory.mktemp("light")
+    lab = Path(package.__file__).parents[1]
+    (root / "pliant" / "lab").mkdir(parents=True)
+    (root / "pliant" / "__init__.py").write_text(f"__path__.append({str(lab.parent)!r})\n")
+    (root / "pliant" / "lab" / "__init__.py").write_text(f"__path__[:] = [{str(lab)!r}]\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "path", [str(root), *sys.path])
+        yield root
+
+
+def environment(light: Path) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(light), os.environ.get("PYTHONPATH", "")])}
+
+
+def run(executor: str, jobs: Sequence[Job], work: package.Work = workloads.work) -> list[Event]:
+    events: list[Event] = []
+    create(executor).run(jobs, work, events.append)
+    return events
+
+
+def of(events: Sequence[Event], job: Job) -> list[Event]:
+    return [event for event in events if event.key == job.key]
+
+
+def kinds(events: Sequence[Event], job: Job) -> list[str]:
+    return [event.kind for event in of(events, job)]
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    # A zombie that nobody collects (as in a container without an init) has ended all the same.
+    status = Path(f"/proc/{pid}/stat")
+    try:
+        return not status.parent.exists() or status.read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return not Path("/proc").exists()
+
+
+def wait_for(condition: Callable[[], bool], seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+# Names
+
+
+def test_create() -> None:
+    assert isinstance(create("serial"), SerialExecutor)
+    executor = create("local:4")
+    assert isinstance(executor, LocalExecutor)
+    assert executor.workers == 4
+    default = create("local")
+    assert isinstance(default, LocalExecutor)
+    assert default.workers == len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else default.workers > 0
+    for text in ("serial", "local", "local:3"):
+        assert create(create(text).name).name == create(text).name
+    assert list(ALL) == ["serial", "local"]
+
+
+@pytest.mark.parametrize("text", ["local:0", "local:x", "local:", "local:-1", "local:1.5", "local:²", "local:99999"])
+def test_bad_numbers_of_workers(text: str) -> None:
+    with pytest.raises(ExecutorError, match=f"'{text}' must give the number of worker processes"):
+        create(text)
+
+
+def test_other_bad_executors() -> None:
+    with pytest.raises(UnknownNameError, match=r"no executor named 'locale'\. Did you mean 'local'"):
+        create("locale")
+    with pytest.raises(UnknownNameError, match="Known: local, serial"):
+        create("")
+    with pytest.raises(ExecutorError, match="'serial:2'"):
+        create("serial:2")
+    with pytest.raises(ExecutorError, match="at least 1"):
+        LocalExecutor(0)
+
+
+# What every executor owes
+
+
+@pytest.mark.usefixtures("light")
+@pytest.mark.parametrize("executor", EVERY)
+def test_every_job_is_done_once(executor: str, tmp_path: Path) -> None:
+    jobs = workloads.jobs(tmp_path, ["square"] * 7 + ["raise", "mistake", "leave", "report badly"] + ["square"] * 5)
+    events = run(executor, jobs)
+    for number, job in enumerate(jobs):
+        found = of(events, job)
+        assert {event.attempt for event in found} == {1}
+        assert len(workloads.attempts(tmp_path, job)) == 1
+        if "square" in job.key:
+            assert [event.kind for event in found] == ["started", "progress", "progress", "progress", "finished"]
+            assert [event.data for event in found[1:4]] == [{"step": step, "number": number} for step in range(3)]
+            assert (tmp_path / f"{job.key}.result").read_text() == str(number**2)
+        else:
+            assert [event.kind for event in found] == ["started", "failed"]
+    messages = {event.key[4:]: event.message for event in events if event.kind == "failed"}
+    assert messages["raise"].startswith("ValueError: no such number (at workloads.py:")
+    assert messages["raise"].endswith(" in work)")
+    assert messages["mistake"] == "DomainError: alpha must be positive, not -1. Choose a positive alpha."
+    assert messages["leave"].startswith("SystemExit: 3")
+    assert messages["report badly"].startswith("ValueError: could not convert string to float: 'low'")
+    started = [event.key for event in events if event.kind == "started"]
+    assert started == [job.key for job in jobs]
+
+
+@pytest.mark.parametrize("executor", EVERY)
+def test_no_jobs(executor: str) -> None:
+    assert run(executor, []) == []
+
+
+@pytest.mark.usefixtures("light")
+@pytest.mark.parametrize("executor", ["serial", "local:2"])
+def test_a_full_disk_stops_the_run(executor: str, tmp_path: Path) -> None:
+    jobs = workloads.jobs(tmp_path, ["fill the disk"] + ["square"] * 20)
+    with pytest.raises(StorageFullError, match="no space left to write x"):
+        run(executor, jobs)
+    assert not workloads.attempts(tmp_path, jobs[-1])
+
+
+@pytest.mark.usefixtures("light")
+@pytest.mark.parametrize("executor", ["serial", "local:2"])
+@pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt])
+def test_an_error_of_the_listener_is_the_callers(executor: str, error: type[BaseException], tmp_path: Path) -> None:
+    jobs = workloads.jobs(tmp_path, ["square"] * 5)
+
+    def listen(event: Event) -> None:
+        if event.kind == "progress":
+            raise error
+
+    with pytest.raises(error):
+        create(executor).run(jobs, workloads.work, listen)
+    assert not workloads.attempts(tmp_path, jobs[-1])
+    for job in jobs:
+        for pid in workloads.attempts(tmp_path, job):
+            assert pid == os.getpid() or not alive(pid)
+
+
+def test_serial_takes_any_callable() -> None:
+    done: list[str] = []
+    events = run("serial", [Job("a", "x"), Job("b", "y")], lambda job, report: done.append(job.payload))
+    assert done == ["x", "y"]
+    assert [event.kind for event in events] == ["started", "finished"] * 2
+
+
+# Deaths
+
+
+@posix
+@pytest.mark.usefixtures("light")
+def test_deaths_cost_only_the_jobs_that_died(tmp_path: Path) -> None:
+    tasks = ["die once", "square", "die", "exit", "square", "raise", "die with a child", "hang up", "poison"]
+    jobs = workloads.jobs(tmp_path, [*tasks, *["square"] * 12])
+    begun = time.monotonic()
+    events = run("local:2", jobs)
+    os.kill(int((tmp_path / "child").read_text()), signal.SIGKILL)
+    # The work sleeps for a minute where a death or a hang-up is not noticed at once.
+    assert time.monotonic() - begun < 40
+    by_task = {task: next(job for job in jobs if job.key.endswith(task)) for task in tasks}
+
+    for job in jobs:
+        if job.key.endswith("square"):
+            assert kinds(events, job)[-1] == "finished"
+            assert (tmp_path / f"{job.key}.result").exists()
+            assert len(workloads.attempts(tmp_path, job)) == 1
+
+    for task in ("die once", "die with a child"):
+        started, retrying, again, finished = of(events, by_task[task])
+        assert (started.kind, retrying.kind, again.kind, finished.kind) == ("started", "retrying", "started", "finished")
+        assert (started.attempt, retrying.attempt, again.attempt, finished.attempt) == (1, 1, 2, 2)
+        assert retrying.message == "worker died: SIGKILL (often the out-of-memory killer)"
+        first, second = workloads.attempts(tmp_path, by_task[task])
+        assert first != second
+
+    for task, cause in (("die", "SIGKILL (often the out-of-memory killer)"), ("exit", "exit code 7")):
+        assert kinds(events, by_task[task]) == ["started", "retrying"] * 2 + ["started", "failed"]
+        last = of(events, by_task[task])[-1]
+        assert last.attempt == 3
+        assert last.message == f"worker died: {cause}, in each of 3 attempts"
+        assert len(set(workloads.attempts(tmp_path, by_task[task]))) == 3
+
+    assert kinds(events, by_task["hang up"]) == ["started", "retrying", "started", "finished"]
+    assert of(events, by_task["hang up"])[1].message == "worker died: it closed its connection and was killed"
+
+    assert kinds(events, by_task["raise"]) == ["started", "failed"]
+    assert kinds(events, by_task["poison"]) == ["started", "failed"]
+    (poisoned,) = workloads.attempts(tmp_path, by_task["poison"])
+    later = [pid for job in jobs[9:] for pid in workloads.attempts(tmp_path, job)]
+    assert poisoned not in later[1:], "a worker that a runtime error may have spoilt takes no more jobs"
+
+    pids = {pid for job in jobs for pid in workloads.attempts(tmp_path, job)}
+    assert not [pid for pid in pids if alive(pid)]
+
+
+@posix
+@pytest.mark.usefixtures("light")
+def test_a_worker_that_dies_between_jobs_costs_nothing(tmp_path: Path) -> None:
+    jobs = workloads.jobs(tmp_path, ["square"] * 6)
+    events: list[Event] = []
+
+    def listen(event: Event) -> None:
+        events.append(event)
+        if event.kind == "finished" and event.key == jobs[2].key:
+            # The worker is idle at this very moment, and the next job is sent to a corpse.
+            (pid,) = workloads.attempts(tmp_path, jobs[2])
+            os.kill(pid, signal.SIGKILL)
+            assert wait_for(lambda: not alive(pid), 5)
+
+    create("local:1").run(jobs, workloads.work, listen)
+    for job in jobs:
+        assert kinds(events, job)[-1] == "finished"
+    assert Counter(event.kind for event in events)["retrying"] <= 1
+    assert len({pid for job in jobs for pid in workloads.attempts(tmp_path, job)}) == 2
+
+
+@posix
+@pytest.mark.usefixtures("light")
+def test_what_a_worker_said_before_it_died_counts(tmp_path: Path) -> None:
+    jobs = workloads.jobs(tmp_path, ["finish and die", "square"])
+    events: list[Event] = []
+
+    def listen(event: Event) -> None:
+        events.append(event)
+        if event.kind == "started" and event.key == jobs[0].key:
+            # Busy for so long that the result and the death are found together.
+            assert wait_for(lambda: bool(workloads.attempts(tmp_path, jobs[0])), 10)
+            (pid,) = workloads.attempts(tmp_path, jobs[0])
+            assert wait_for(lambda: not alive(pid), 10)
+
+    create("local:1").run(jobs, workloads.work, listen)
+    for job in jobs:
+        assert kinds(events, job)[-1] == "finished"
+        assert len(workloads.attempts(tmp_path, job)) == 1
+
+
+@pytest.mark.usefixtures("light")
+def test_workers_are_warm_and_share_the_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "77")
+    monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
+    monkeypatch.setattr(local, "_cores", lambda: 6)
+    jobs = workloads.jobs(tmp_path, ["threads"] * 8)
+    events = run("local:2", jobs)
+    data = [event.data for event in events if event.kind == "progress"]
+    assert data == [{"OMP_NUM_THREADS": 3.0, "MKL_NUM_THREADS": 3.0}] * 8
+    assert os.environ["OMP_NUM_THREADS"] == "77"
+    assert "MKL_NUM_THREADS" not in os.environ
+    pids = {pid for job in jobs for pid in workloads.attempts(tmp_path, job)}
+    assert 1 <= len(pids) <= 2
+    assert os.getpid() not in pids
+
+
+# Work that cannot travel
+
+
+class Locked:
+    """Holds what no pickle holds."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+
+    def __call__(self, job: Job, report: package.Report) -> None:
+        raise AssertionError
+
+
+@pytest.mark.parametrize("work", [lambda job, report: None, Locked()], ids=["lambda", "lock"])
+def test_work_that_cannot_be_pickled(work: package.Work, tmp_path: Path) -> None:
+    with pytest.raises(ExecutorError, match=r"top level of a module that can be imported.*--on serial"):
+        run("local:1", workloads.jobs(tmp_path, ["square"]), work)
+
+
+@pytest.mark.usefixtures("light")
+def test_work_that_arrives_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ExecutorError, match=r"cannot be sent to worker processes.*len\(\).*--on serial"):
+        run("local:2", workloads.jobs(tmp_path, ["square"]), workloads.Unreadable())
+
+
+def test_workers_that_do_not_start(light: Path, tmp_path: Path) -> None:
+    """The mistake that everybody makes once: a script without a guard, which every worker runs again."""
+    script = tmp_path / "study.py"
+    script.write_text(
+        "import sys\n"
+        f"sys.path.insert(0, {HERE!r})\n"
+        "from pathlib import Path\n"
+        "import workloads\n"
+        "from pliant.lab.executors import create\n"
+        "from pliant.errors import PliantError\n"
+        f"jobs = workloads.jobs(Path({str(tmp_path)!r}), ['square'])\n"
+        "try:\n"
+        "    create('local:1').run(jobs, workloads.work, print)\n"
+        "except PliantError as error:\n"
+        "    print('told:', error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, script], env=environment(light), capture_output=True, text=True, timeout=60, check=False
+    )
+    told = done.stdout.splitlines()[-1]
+    assert told.startswith("told: Worker processes die before they take any work")
+    assert "exit code 1" in told
+    assert '`if __name__ == "__main__":`' in told
+
+
+# The driver's own end
+
+
+@posix
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL, signal.SIGTERM])
+def test_no_worker_outlives_the_driver(light: Path, tmp_path: Path, end: signal.Signals) -> None:
+    with subprocess.Popen(
+        [sys.executable, workloads.__file__, "local:2", tmp_path, "4"],
+        env=environment(light),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as driver:
+        jobs = workloads.jobs(tmp_path, ["sleep"] * 4)
+        try:
+            assert wait_for(lambda: sum(len(workloads.attempts(tmp_path, job)) for job in jobs) == 2, 30)
+            pids = [pid for job in jobs for pid in workloads.attempts(tmp_path, job)]
+            assert all(alive(pid) for pid in pids)
+            if end == signal.SIGINT:
+                # A terminal sends it to the workers too, perhaps before the driver.
+                for pid in pids:
+                    os.kill(pid, end)
+                time.sleep(0.2)
+                os.killpg(driver.pid, end)
+            else:
+                driver.send_signal(end)
+            assert wait_for(lambda: not any(alive(pid) for pid in pids), 2)
+            _, errors = driver.communicate(timeout=10)
+        finally:
+            driver.kill()
+    if end == signal.SIGINT:
+        assert "KeyboardInterrupt" in errors
+        assert errors.count("Traceback") == 1, "the workers print none"
+    else:
+        assert driver.returncode == -end
+    assert sum(len(workloads.attempts(tmp_path, job)) for job in jobs) == 2
+
+
+@posix
+def test_an_interrupt_while_workers_start(light: Path, tmp_path: Path) -> None:
+    script = tmp_path / "slow.py"
+    script.write_text(
+        "import os, sys, time\n"
+        f"sys.path.insert(0, {HERE!r})\n"
+        "from pathlib import Path\n"
+        "import workloads\n"
+        "from pliant.lab.executors import create\n"
+        "if __name__ == '__main__':\n"
+        f"    create('local:2').run(workloads.jobs(Path({str(tmp_path)!r}), ['square'] * 4), workloads.work, print)\n"
+        "else:\n"
+        "    print(os.getpid(), flush=True)\n"
+        "    time.sleep(60)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, script],
+        env=environment(light),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as driver:
+        assert driver.stdout is not None
+        try:
+            starting = [int(driver.stdout.readline()) for _ in range(2)]
+            for pid in starting:
+                os.kill(pid, signal.SIGINT)
+            assert not wait_for(lambda: not all(alive(pid) for pid in starting), 0.3), "it is the driver's to end them"
+            os.killpg(driver.pid, signal.SIGINT)
+            # Both ends of the pipes are closed only when the workers are gone as well.
+            _, errors = driver.communicate(timeout=10)
+        finally:
+            driver.kill()
+    assert errors.count("Traceback") == 1
+    assert errors.rstrip().endswith("KeyboardInterrupt")
+
+
+@posix
+def test_a_worker_watches_its_driver_where_the_kernel_does_not(light: Path, tmp_path: Path) -> None:
+    """The way of macOS and Windows: a thread that waits for the parent's end."""
+    script = tmp_path / "watch.py"
+    script.write_text(
+        "import multiprocessing, os, time\n"
+        "from pliant.lab.executors import local\n"
+        "def child():\n"
+        "    local._death_signal = lambda: False\n"
+        "    local._die_with(os.getppid())\n"
+        "    print(os.getpid(), flush=True)\n"
+        "    time.sleep(60)\n"
+        "if __name__ == '__main__':\n"
+        "    multiprocessing.get_context('spawn').Process(target=child).start()\n"
+        "    time.sleep(60)\n"
+    )
+    with subprocess.Popen([sys.executable, script], env=environment(light), stdout=subprocess.PIPE, text=True) as driver:
+        assert driver.stdout is not None
+        try:
+            pid = int(driver.stdout.readline())
+        finally:
+            driver.kill()
+    assert wait_for(lambda: not alive(pid), 2)
+
+
+# The arrow
+
+
+def test_executors_import_no_torch_and_no_study(light: Path) -> None:
+    code = "import sys, pliant.lab.executors; print(*(n for n in sys.modules if n.startswith('pliant') or n == 'torch'))"
+    done = subprocess.run([sys.executable, "-c", code], env=environment(light), capture_output=True, text=True, check=True)
+    lab = "pliant.lab"
+    assert set(done.stdout.split()) == {
+        "pliant",
+        "pliant.errors",
+        lab,
+        f"{lab}.store",
+        f"{lab}.executors",
+        *(f"{lab}.executors.{name}" for name in ("interface", "serial", "local")),
+    }

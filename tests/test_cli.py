@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pliant import cli
+
+SMALL = [
+    "srelu-wdbc",
+    "--folds",
+    "2",
+    "--repeats",
+    "1",
+    "--set",
+    "train.epochs=2",
+    "--set",
+    "model.options.width=8",
+    "-a",
+    "srelu",
+]
+
+
+@pytest.fixture
+def pliant(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    """Run the command line in this process: exit code, output, errors."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "120")
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["pliant", *arguments])
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as stop:
+            code = stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
+        out, err = capsys.readouterr()
+        return code, " ".join(out.split()), " ".join(err.split())
+
+    return call
+
+
+def test_run_then_run_again_then_report(pliant, tmp_path: Path) -> None:
+    code, out, _ = pliant("run", *SMALL, "--on", "serial")
+    assert code == 0, out
+    assert "4 of 4 trials to train" in out
+    assert "SReLU(1, 0.25)" in out
+    assert "baseline" in out
+    assert any(word in out for word in ("BETTER", "WORSE", "EQUIVALENT", "CANNOT TELL"))
+    (page,) = tmp_path.glob("pliant-store/studies/*/report.html")
+    assert page.stat().st_size > 10_000
+    assert (page.parent / "rows.csv").exists()
+    assert (page.parent / "rows.parquet").exists()
+    code, out, _ = pliant("run", *SMALL, "--on", "serial")
+    assert code == 0
+    assert "All 4 trials were done already; nothing was trained." in out
+    page.unlink()
+    code, out, _ = pliant("report", *SMALL)
+    assert code == 0
+    assert page.exists()
+    assert "pliant report srelu-wdbc" in page.read_text()
+
+
+def test_plan_before_and_after(pliant) -> None:
+    code, out, _ = pliant("plan", *SMALL)
+    assert code == 0
+    assert "= 4 trials" in out
+    assert "Expected precision" in out
+    assert not Path("pliant-store").exists(), "planning leaves nothing behind"
+    code, out, _ = pliant("plan", *SMALL, "--json")
+    planned = json.loads(out)
+    assert planned["outcomes"] == {"done": 0, "diverged": 0, "failed": 0, "missing": 4}
+    assert planned["n_train"] + planned["n_validation"] + planned["n_test"] == 569
+    pliant("run", *SMALL, "--on", "serial", "-q")
+    code, out, _ = pliant("plan", *SMALL)
+    assert "Nothing is left to train." in out
+    assert json.loads(pliant("plan", *SMALL, "--json")[1])["expected_half_width"] is not None
+
+
+def test_an_unfinished_study_says_so_with_exit_code_one(pliant) -> None:
+    pliant("run", *SMALL, "--on", "serial", "-q")
+    code, out, _ = pliant("report", *SMALL[:4], "2", *SMALL[5:])
+    assert code == 1
+    assert "4 are missing" in out
+
+
+@pytest.mark.parametrize("what", ["activations", "models", "datasets", "studies", "executors"])
+def test_lists(pliant, what: str) -> None:
+    code, out, _ = pliant("list", what, "--json")
+    rows = json.loads(out)
+    assert code == 0
+    assert rows
+    assert all(row["name"] for row in rows)
+    code, text, _ = pliant("list", what)
+    assert all(row["name"][:20] in text for row in rows)
+
+
+def test_the_whole_catalogue_is_listed(pliant) -> None:
+    names = {row["name"] for row in json.loads(pliant("list", "activations", "--json")[1])}
+    assert {"dsrelu", "srelu", "arelu", "asigmoid", "atanh", "prelu", "swish", "pelu", "frelu", "relu", "gelu", "mish"} <= names
+
+
+def test_help_and_version(pliant) -> None:
+    code, out, _ = pliant("--help")
+    assert code == 0
+    for command in ("run", "plan", "list", "report"):
+        assert command in out
+        assert pliant(command, "--help")[0] == 0
+    assert pliant("--version")[1].startswith("pliant ")
+
+
+def study_file(folder: Path, text: str) -> str:
+    file = folder / "mine.toml"
+    file.write_text(text)
+    return str(file)
+
+
+GOOD = 'activations = ["relu"]\ndataset = { name = "wdbc" }\nmodel = { name = "ffnn" }\n'
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["run", "srelu-wbdc"], "Did you mean 'srelu-wdbc'"),
+        (["run", "srelu-wdbc", "-a", "rleu"], "Did you mean 'relu'"),
+        (["run", "srelu-wdbc", "-a", "dsrelu[relesed]"], "Did you mean 'released'"),
+        (["run", "srelu-wdbc", "-a", "srelu[beta=-1]"], "beta must be a number >= 0"),
+        (["run", "srelu-wdbc", "-a", "srelu[gamma=1]"], "no option of SReLU named 'gamma'"),
+        (["run", "srelu-wdbc", "--set", "train.epoch=3"], "Did you mean epochs"),
+        (["run", "srelu-wdbc", "--set", "train.epochs=-3"], "train.epochs = -3"),
+        (["run", "srelu-wdbc", "--on", "locl"], "Did you mean 'local'"),
+        (["run", "srelu-wdbc", "--baseline", "tanh"], "tanh"),
+        (["report", "srelu-wdbc"], "There is no store"),
+        (["list", "activation"], "Did you mean 'activations'"),
+        (["run", "nowhere.toml"], "cannot be read"),
+    ],
+)
+def test_mistakes_are_one_paragraph_and_exit_code_two(pliant, arguments: list[str], expected: str) -> None:
+    code, out, err = pliant(*arguments)
+    assert code == 2, out + err
+    assert err.startswith("pliant: ")
+    assert expected in err
+    assert "Traceback" not in out + err
+    assert not Path("pliant-store").exists(), "a mistake leaves nothing behind"
+
+
+def test_wrong_key_in_a_study_file(pliant, tmp_path: Path) -> None:
+    code, _, err = pliant("run", study_file(tmp_path, GOOD + "[train]\nepoch = 3\n"))
+    assert code == 2
+    assert "no key 'train.epoch'. Did you mean epochs?" in err
+
+
+def test_a_study_file_runs(pliant, tmp_path: Path) -> None:
+    text = GOOD.replace("}\n", ", options = { width = 8 } }\n", 2).replace('"wdbc", options = { width = 8 }', '"wdbc"')
+    code, out, err = pliant(
+        "run", study_file(tmp_path, text + "[train]\nepochs = 1\n"), "--folds", "2", "--repeats", "1", "--on", "serial"
+    )
+    assert code == 0, out + err
+
+
+def test_another_version_of_the_store(pliant, tmp_path: Path) -> None:
+    (tmp_path / "pliant-store").mkdir()
+    (tmp_path / "pliant-store" / "store.json").write_text('{"format": "pliant-store", "version": 99}')
+    code, _, err = pliant("run", *SMALL, "--on", "serial")
+    assert code == 2
+    assert "99" in err
+
+
+def test_interrupt(pliant, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(importlib.import_module("pliant.lab.run"), "train", interrupted)
+    code, _, err = pliant("run", *SMALL, "--on", "serial")
+    assert code == 130
+    assert "the same command goes on" in err
+
+
+def test_without_the_extra_the_command_line_says_what_to_install(tmp_path: Path) -> None:
+    (tmp_path / "typer.py").write_text("raise ModuleNotFoundError(\"No module named 'typer'\", name='typer')")
+    process = subprocess.run(
+        [sys.executable, "-c", "from pliant.cli import main; main()"],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert process.returncode != 0
+    assert "pip install 'pliant[lab]'" in process.stderr
+    assert "Traceback" not in process.stderr
