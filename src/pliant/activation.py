@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
@@ -51,6 +50,8 @@ class Activation(nn.Module):
     """Other names under which the catalogue finds the class."""
     variants: ClassVar[tuple[str, ...]] = ()
     """The class methods that build named variants."""
+    shown: ClassVar[tuple[str, ...]] = ()
+    """Coefficients that a label always names, given or not."""
     source: ClassVar[str] = ""
     """The paper that defined the function."""
 
@@ -59,14 +60,16 @@ class Activation(nn.Module):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        declared = [Coefficient(v.default, v.domain, n) for n, v in vars(cls).items() if isinstance(v, Coefficient)]
         if Activation not in cls.__bases__:
-            raise TypeError(f"{cls.__name__} extends a final activation; declare it on Activation itself instead.")
-        declared = []
-        for name, value in list(vars(cls).items()):
-            if isinstance(value, Coefficient):
-                declared.append(Coefficient(value.default, value.domain, name))
-                # A class attribute of the same name would keep nn.Module from registering the parameter.
-                delattr(cls, name)
+            # torch makes subclasses of its own while a program runs (parametrize, fully_shard); they declare nothing.
+            if declared or "function" in vars(cls):
+                raise TypeError(f"{cls.__name__} extends a final activation; declare it on Activation itself instead.")
+            return
+        for c in declared:
+            # A class attribute of the same name would keep nn.Module from registering the parameter.
+            delattr(cls, c.name)
+        _require_fit(cls, [c.name for c in declared])
         cls.coefficients = tuple(declared)
         parameters = [
             inspect.Parameter(c.name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=_shortest(c.default)) for c in declared
@@ -122,12 +125,22 @@ class Activation(nn.Module):
         ]
 
     def __getattr__(self, name: str) -> Any:
-        # Reached only for what is neither an attribute nor a parameter nor a buffer of that very name: scheduled
-        # coefficients, and learned ones whose parameter is a raw value.
-        kind = self.__dict__.get("kinds", {}).get(name)
-        if isinstance(kind, Scheduled) or (isinstance(kind, Learned) and name not in self._parameters):
-            return next(c for c in self.coefficients if c.name == name).read(self, kind)
+        # Coefficients that no parameter or buffer of that very name holds: constants, scheduled ones, and learned ones whose
+        # parameter is a raw value.
+        for c in self.coefficients:
+            if c.name == name and (kind := self.__dict__.get("kinds", {}).get(name)) and c.place(kind) != name:
+                return c.read(self, kind)
         return super().__getattr__(name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        for c in self.coefficients:
+            if c.name == name and (kind := self.__dict__.get("kinds", {}).get(name)) and c.place(kind) != name:
+                # It would be stored beside the value that the function is given, and change nothing.
+                raise AttributeError(
+                    f"{type(self).__name__}.{name} is {kind!r} and cannot be assigned to. Build a new {type(self).__name__} "
+                    f"with the {name} you want{', or move it with pliant.Clock' if isinstance(kind, Scheduled) else ''}."
+                )
+        super().__setattr__(name, value)
 
     # --- learned ----------------------------------------------------------------------------------------------------
 
@@ -135,7 +148,7 @@ class Activation(nn.Module):
         """Put every coefficient back to where the constructor left it: initial values, and progress 0."""
         for c in self.coefficients:
             kind = self.kinds[c.name]
-            if isinstance(kind, Learned):
+            if not isinstance(kind, Scheduled):
                 c.reset(self, kind)
         if self.scheduled:
             self.seek(0, 0, 0)
@@ -166,12 +179,13 @@ class Activation(nn.Module):
             kind = self.kinds[c.name]
             if isinstance(kind, Scheduled):
                 value = kind.schedule(kind.time(*self._now))
-                if not math.isfinite(value):
+                # Checked when it was built on [0, 1] only; in units of epochs progress goes on from there.
+                if value not in c.domain:
                     raise DomainError(
                         f"{type(self).__name__}: the schedule {kind.schedule!r} of {c.name!r} gave {value!r} at step "
-                        f"{self._now[0]} of {self._now[1]}; a schedule must be finite wherever it is driven."
+                        f"{self._now[0]} of {self._now[1] or '?'}, but {c.name} must be {c.domain} wherever it is driven."
                     )
-                c.move(self, value)
+                c.move(self, kind, value)
 
     def now(self) -> tuple[int, int, int]:
         """Steps taken, steps planned and steps per epoch, as the buffer has them (waits for the device)."""
@@ -202,6 +216,24 @@ class Activation(nn.Module):
         if self.scheduled:
             step, total, _ = self._now
             yield f"step={step}/{total or '?'}"
+
+
+def _require_fit(cls: type[Activation], declared: list[str]) -> None:
+    """Tell whoever writes a new activation what is amiss when the class is made, not when a network runs."""
+    function = vars(cls).get("function")
+    if function is None:
+        raise TypeError(f"{cls.__name__} names no function; write function = staticmethod(...) in its body.")
+    *accepted, last = list(inspect.signature(cls.function).parameters)[1:] or [""]
+    if not isinstance(function, staticmethod) or last != "channel_dim":
+        raise TypeError(
+            f"{cls.__name__}.function must be a staticmethod around a function f(x, coefficients..., channel_dim=1); decorate "
+            "the formula with pliant.elementwise."
+        )
+    if accepted != declared:
+        raise TypeError(
+            f"{cls.__name__} declares the coefficients ({', '.join(declared)}), but its function takes "
+            f"({', '.join(accepted)}); declare the same names in the same order."
+        )
 
 
 def _shortest(kind: Fixed | Learned | Scheduled) -> CoefficientLike:

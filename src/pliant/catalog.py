@@ -6,7 +6,9 @@ A spec is a name, and in brackets the name of a variant and any options::
     dsrelu[released]              dsrelu[released,endpoints=exact]    dsrelu[slope=cosine(2,1)]
     srelu[beta=0.1]               srelu[beta=learned(0.25)]           arelu[a=learned(1),b=0.2]
 
-``prelu[init=0.1]`` is short for ``prelu[weight=learned(0.1)]`` where there is one coefficient. Only this module reads such strings; everything below it is given objects.
+``prelu[init=0.1]`` is short for ``prelu[weight=learned(0.1)]`` where there is one coefficient.
+
+Only this module reads such strings; everything below it is given objects.
 """
 
 from __future__ import annotations
@@ -17,13 +19,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import nn
 
 from pliant import schedules
 from pliant.activation import Activation
 from pliant.activations import ALL as OURS
 from pliant.coefficients import Fixed, Learned, Scheduled
-from pliant.errors import DomainError, unknown
+from pliant.errors import DomainError, PliantError, unknown
 
 __all__ = ["ALL", "Entry", "Spec", "create", "parse"]
 
@@ -48,9 +51,8 @@ class Entry:
 
 
 def _ours(cls: type[Activation]) -> Entry:
-    shown = ("alpha", "beta") if cls.__name__ == "SReLU" else ()
     variants = {name: getattr(cls, name) for name in cls.variants}
-    return Entry(cls.__name__.lower(), cls.__name__, cls, cls.source, cls.aliases, variants, shown)
+    return Entry(cls.__name__.lower(), cls.__name__, cls, cls.source, cls.aliases, variants, cls.shown)
 
 
 def _torch(cls: type[nn.Module], source: str, *aliases: str, shown: tuple[str, ...] = ()) -> Entry:
@@ -114,6 +116,7 @@ class Spec:
 
     @property
     def entry(self) -> Entry:
+        """What the catalogue holds under this name."""
         return ALL[self.name]
 
     @property
@@ -124,8 +127,7 @@ class Spec:
         parameters = inspect.signature(self._factory).parameters
         words = [_write(given.pop(n, parameters[n].default)) for n in entry.shown if n in parameters]
         words += [f"{k}={_write(v)}" for k, v in given.items()]
-        name = f"{entry.display} {self.variant}" if self.variant else entry.display
-        return f"{name}({', '.join(words)})" if words else name
+        return f"{self._title}({', '.join(words)})" if words else self._title
 
     @property
     def _factory(self) -> Callable[..., nn.Module]:
@@ -134,19 +136,34 @@ class Spec:
     def create(self, **extra: Any) -> nn.Module:
         """A new module. ``extra`` goes to the constructor beside the options, for example ``channels`` or ``device``."""
         try:
-            return self._factory(**dict(self.options), **extra)
-        except TypeError as error:
-            options = [n for n in inspect.signature(self._factory).parameters if n not in ("self", "args", "kwargs")]
+            module = self._factory(**dict(self.options), **extra)
+            if not isinstance(module, Activation):
+                # torch's own activations look at their options only when they run.
+                module(torch.zeros(1))
+        except PliantError:
+            raise
+        except (TypeError, ValueError, RuntimeError) as error:
+            what = str(error).partition("\n")[0].rstrip(".")
+            given = f" with {', '.join(extra)}" if extra else ""
             raise DomainError(
-                f"The activation {str(self)!r} cannot be built: {error}. "
-                f"Options of {self.entry.display}{' ' + self.variant if self.variant else ''}: {', '.join(options) or 'none'}."
+                f"The activation {str(self)!r}{given} cannot be built: {what}. Options of {self._title}: "
+                f"{', '.join(_options(self._factory)) or 'none'}."
             ) from None
+        return module
+
+    @property
+    def _title(self) -> str:
+        return f"{self.entry.display} {self.variant}" if self.variant else self.entry.display
+
+
+def _options(factory: Callable[..., nn.Module]) -> dict[str, Any]:
+    """What a spec may set, with the defaults: not where a module lives and in which dtype, nor that it destroys its input."""
+    parameters = inspect.signature(factory).parameters
+    return {n: p.default for n, p in parameters.items() if n not in ("inplace", "device", "dtype")}
 
 
 def _write(value: Any) -> str:
     match value:
-        case Fixed(value=v):
-            return _write(v)
         case Learned(init=v, constrain=constrain):
             return f"learned({_write(v)}{'' if constrain else ',constrain=false'})"
         case Scheduled(schedule=schedule, unit=unit):
@@ -155,8 +172,9 @@ def _write(value: Any) -> str:
             return f"{type(schedule).__name__.lower()}({given}{unit_text})"
         case bool():
             return str(value).lower()
-        case float() | int():
-            return f"{value:.10g}"
+        case float():
+            # Every digit, because a spec is an identity; + 0.0 makes -0.0 a plain 0.
+            return repr(value + 0.0).removesuffix(".0")
         case _:
             return str(value)
 
@@ -176,12 +194,13 @@ def _read(text: str, whole: str) -> Any:
             if kind == "learned":
                 return Learned(*positional, **named)
             if kind == "fixed":
-                return Fixed(*positional, **named)
+                # A bare number means the same; one of the two has to be the canonical form.
+                return Fixed(*positional, **named).value
             if kind in _SCHEDULES:
                 unit = named.pop("unit", "fraction")
                 return Scheduled(_SCHEDULES[kind](*positional, **named), unit)
         except TypeError as error:
-            raise DomainError(f"{text!r} in the activation {whole!r} cannot be built: {error}.") from None
+            raise DomainError(f"{text!r} in the activation {whole!r} cannot be built: {str(error).rstrip('.')}.") from None
         raise unknown("kind of coefficient", kind, ["fixed", "learned", *_SCHEDULES])
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
@@ -211,10 +230,12 @@ def _split(text: str, whole: str) -> list[str]:
 
 
 def parse(text: str) -> Spec:
-    """Read a spec and give its canonical form: ``str(parse(text))`` names one activation in exactly one way.
+    """Read a spec and give its canonical form: ``str(parse(text))`` reads back as the same spec, and however the name, the
+    numbers and the order of the options were written, it is the same text. A variant keeps its name, even where it equals
+    the default.
 
     Raises:
-        UnknownNameError: no activation or variant of that name; the message holds the nearest names.
+        UnknownNameError: no activation, variant or option of that name; the message holds the nearest names.
         DomainError: the text is not of the form ``name[variant,option=value,...]``.
     """
     match = re.fullmatch(r"\s*([\w\- ]+?)\s*(?:\[(.*)\])?\s*", text)
@@ -246,11 +267,18 @@ def parse(text: str) -> Spec:
     if "init" in options and isinstance(entry.factory, type) and issubclass(entry.factory, Activation) and variant is None:
         names = [c.name for c in entry.factory.coefficients]
         if len(names) == 1:
+            if names[0] in options:
+                raise DomainError(f"The activation {text!r} gives both 'init' and {names[0]!r}; they are the same, give one.")
             options[names[0]] = Learned(options.pop("init"))
+    defaults = _options(entry.variants[variant] if variant else entry.factory)
+    for option in options:
+        if option not in defaults:
+            title = f"{entry.display} {variant}" if variant else entry.display
+            if not defaults:
+                raise DomainError(f"{title} has no options, but {text!r} gives it {option!r}.")
+            raise unknown(f"option of {title}", option, defaults)
     # What a default says anyway is left out, so that one activation has one spelling.
-    factory = entry.variants[variant] if variant else entry.factory
-    defaults = {n: p.default for n, p in inspect.signature(factory).parameters.items()}
-    kept = {k: v for k, v in options.items() if k not in defaults or defaults[k] != v}
+    kept = {k: v for k, v in options.items() if defaults[k] != v}
     return Spec(entry.name, variant, tuple(sorted(kept.items())))
 
 

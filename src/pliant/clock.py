@@ -26,10 +26,14 @@ class Clock:
             optimizer.step()
             clock.step()
 
-    The clock itself holds no progress: the model does, in int64 buffers that its state_dict carries. Loading a checkpoint
-    therefore restores progress and every scheduled value, with or without a clock, and a clock made before or after the
-    loading goes on from there. ``model.eval()`` neither moves nor resets anything. Past the planned end a coefficient in
-    units of ``fraction`` keeps its last value.
+    The clock holds the plan; how far training is, the model holds itself, in int64 buffers that its state_dict carries.
+    Loading a checkpoint therefore restores progress and every scheduled value, with or without a clock, and a clock made
+    before or after the loading goes on from there, towards its own ``total_steps``. ``model.eval()`` neither moves nor resets
+    anything. Past the planned end a coefficient in units of ``fraction`` keeps its last value.
+
+    Averaged models (``torch.optim.swa_utils.AveragedModel``, timm's ``ModelEmaV3``) follow by themselves, because they copy
+    integers. ``AveragedModel(..., use_buffers=True)`` averages integers too: there give the clock both models,
+    ``Clock(nn.ModuleList([model, averaged.module]), total_steps)``, and step it after the averaging.
 
     A model without scheduled coefficients is fine: the clock then does nothing, so that one training loop serves all
     activations. To move a part of a model only, give the clock that part.
@@ -48,6 +52,8 @@ class Clock:
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise DomainError(f"Clock was given {name}={value!r}; expected a whole number of optimizer steps, from 1 on.")
         self._activations = scheduled_activations(model)
+        self._total = total_steps
+        self._per_epoch = steps_per_epoch or 0
         if steps_per_epoch is None:
             for act in self._activations:
                 for name, kind in act.scheduled.items():
@@ -63,21 +69,19 @@ class Clock:
                 "from there. Load one checkpoint into the whole model, or call reset_parameters() on the activations first."
             )
         for act in self._activations:
-            act.seek(act.now()[0], total_steps, steps_per_epoch or 0)
+            act.seek(act.now()[0], self._total, self._per_epoch)
 
     def step(self) -> None:
         """Count one optimizer step. Writes to the device without waiting for it."""
         for act in self._activations:
-            step, total, per_epoch = act._now
-            act.seek(step + 1, total, per_epoch)
+            act.seek(act._now[0] + 1, self._total, self._per_epoch)
 
     @property
     def progress(self) -> float:
         """Steps taken / steps planned, at most 1; 0 for a model without scheduled coefficients."""
         if not self._activations:
             return 0.0
-        step, total, _ = self._activations[0]._now
-        return min(step / total, 1.0)
+        return min(self._activations[0]._now[0] / self._total, 1.0)
 
     def __len__(self) -> int:
         """The number of activations that this clock moves."""

@@ -8,14 +8,16 @@ kind            stored in the module as                     state_dict
 ==============  ==========================================  =========================================================
 Fixed           a Python float (a buffer if per channel)    nothing: a constant belongs to the architecture
 Learned         a parameter, shape (1,) or (C,)             ``<name>``, or ``raw_<name>`` where the domain constrains it
-Scheduled       the bits of a float32 in an int32 buffer    nothing of its own: ``progress`` restores it
+Scheduled       the bits of a float32 in an int32 buffer    ``_<name>_bits``; loading sets it anew from ``progress``
 ==============  ==========================================  =========================================================
 
 Two of these choices argue with the obvious ones. A fixed scalar is a float and not a buffer, so that swapping
 activations leaves checkpoint keys as they were, ``.half()`` cannot round it, and a compiler sees a constant. A scheduled
 value is kept as integer bits because everything that walks over a model's *floating-point* state - an exponential moving
 average, ``.half()`` - would otherwise blur it, while integers are copied exactly; reading it back is a view, so it costs
-no kernel, no host synchronisation and no recompilation.
+no kernel, no host synchronisation and no recompilation. The bits are part of the state_dict although ``progress`` implies
+them: averages that walk over a state_dict copy its tensors in place and never load it, and without the bits an averaged
+model would keep the value of step 0.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +48,7 @@ __all__ = [
 ]
 
 TimeUnit = Literal["fraction", "epochs", "released"]
+"""What progress counts; see :class:`Scheduled`."""
 
 
 # --- domains ----------------------------------------------------------------------------------------------------------
@@ -73,7 +76,11 @@ class Domain:
 
     def constrain(self, raw: Tensor) -> Tensor:
         """Map an unconstrained tensor into the domain: ``low + softplus(raw)``, elementwise; identity if unbounded."""
-        return raw if self.low is None else self.low + nn.functional.softplus(raw)
+        if self.low is None:
+            return raw
+        # In half precision the softplus and the sum would round the value twice more.
+        wide = raw.float() if raw.dtype in (torch.float16, torch.bfloat16) else raw
+        return self.low + nn.functional.softplus(wide)
 
     def unconstrain(self, value: float) -> float:
         """The inverse of :meth:`constrain` for one number strictly inside the domain."""
@@ -179,12 +186,15 @@ CoefficientLike: TypeAlias = float | Sequence[float] | Fixed | Learned | Schedul
 
 
 def _as_numbers(value: float | Sequence[float], kind: str) -> float | tuple[float, ...]:
+    # Arrays and tensors say what they hold as plain numbers.
+    plain: Any = value.tolist() if hasattr(value, "tolist") else value
     try:
-        return tuple(map(float, value)) if isinstance(value, list | tuple) else float(value)  # type: ignore[arg-type]
+        numbers = tuple(map(float, plain)) if isinstance(plain, list | tuple) else float(plain)
     except (TypeError, ValueError):
-        raise DomainError(
-            f"{kind} was given {value!r}, but it needs one number, or a sequence of one number per channel."
-        ) from None
+        numbers = ()
+    if numbers == () or isinstance(plain, str):
+        raise DomainError(f"{kind} was given {value!r}, but it needs one number, or a sequence of one number per channel.")
+    return numbers
 
 
 # --- declaration and storage ------------------------------------------------------------------------------------------
@@ -208,7 +218,13 @@ class Coefficient:
         kind = given if isinstance(given, Fixed | Learned | Scheduled) else Fixed(_as_numbers(given, f"{owner}.{self.name}"))
         if isinstance(kind, Scheduled):
             for i in range(101):
-                self._require(kind.schedule(i / 100), f"{kind.schedule!r}, whose value at t = {i / 100:g} is", owner)
+                value = kind.schedule(i / 100)
+                if not isinstance(value, int | float):
+                    raise DomainError(
+                        f"{owner} was given for its coefficient {self.name!r} the schedule {kind.schedule!r}, whose value at "
+                        f"t = {i / 100:g} is {value!r}; a schedule takes a number to a plain Python number."
+                    )
+                self._require(value, f"{kind.schedule!r}, whose value at t = {i / 100:g} is", owner)
             return kind
         values = kind.value if isinstance(kind, Fixed) else kind.init
         domain = self.domain
@@ -239,48 +255,61 @@ class Coefficient:
             if isinstance(kind.value, tuple):
                 value = torch.tensor(kind.value, device=device, dtype=dtype or torch.get_default_dtype())
                 module.register_buffer(self.name, value, persistent=False)
-            else:
-                setattr(module, self.name, kind.value)
         elif isinstance(kind, Learned):
             size = len(kind.init) if isinstance(kind.init, tuple) else channels or 1
+            if channels not in (None, size):
+                raise DomainError(
+                    f"{type(module).__name__} was given channels={channels} and {size} initial values for its coefficient "
+                    f"{self.name!r}; give one number for all channels, or as many as there are channels."
+                )
             parameter = torch.empty(size, device=device, dtype=dtype or torch.get_default_dtype())
-            module.register_parameter(self.parameter_name(kind), nn.Parameter(parameter))
+            module.register_parameter(self.place(kind), nn.Parameter(parameter))
             self.reset(module, kind)
         else:
-            module.register_buffer(self.bits_name, torch.zeros(1, dtype=torch.int32, device=device), persistent=False)
-            self.move(module, kind.schedule(0.0))
+            module.register_buffer(self.place(kind), torch.zeros(1, dtype=torch.int32, device=device))
+            self.move(module, kind, kind.schedule(0.0))
 
-    def parameter_name(self, kind: Learned) -> str:
-        return f"raw_{self.name}" if self.is_raw(kind) else self.name
+    def place(self, kind: Fixed | Learned | Scheduled) -> str:
+        """The name of the parameter or buffer that holds the coefficient; empty if the kind itself does."""
+        if isinstance(kind, Scheduled):
+            return f"_{self.name}_bits"
+        if isinstance(kind, Learned):
+            return f"raw_{self.name}" if self.is_raw(kind) else self.name
+        return self.name if isinstance(kind.value, tuple) else ""
 
     def is_raw(self, kind: Learned) -> bool:
+        """Whether the parameter is the unconstrained number behind the value, rather than the value itself."""
         return kind.constrain and self.domain.low is not None
-
-    @property
-    def bits_name(self) -> str:
-        return f"_{self.name}_bits"
 
     def read(self, module: nn.Module, kind: Fixed | Learned | Scheduled) -> float | Tensor:
         """The value now: a float, or a tensor of shape (1,) or (C,)."""
         if isinstance(kind, Learned):
-            parameter: Tensor = module._parameters[self.parameter_name(kind)]  # type: ignore[assignment]
+            place = self.place(kind)
+            # The dictionary first, for speed. Sharding and parametrisation leave an attribute in a parameter's place.
+            parameter = module._parameters.get(place)
+            if parameter is None:
+                parameter = getattr(module, place)
             return self.domain.constrain(parameter) if self.is_raw(kind) else parameter
         if isinstance(kind, Scheduled):
-            bits: Tensor = module._buffers[self.bits_name]  # type: ignore[assignment]
+            bits: Tensor = module._buffers[self.place(kind)]  # type: ignore[assignment]
             return bits.view(torch.float32)
         if isinstance(kind.value, tuple):
             return module._buffers[self.name]  # type: ignore[return-value]
         return kind.value
 
     @torch.no_grad()
-    def reset(self, module: nn.Module, kind: Learned) -> None:
-        """Put a learned coefficient back to its initial value."""
-        parameter = module.get_parameter(self.parameter_name(kind))
+    def reset(self, module: nn.Module, kind: Fixed | Learned) -> None:
+        """Fill the parameter of a learned coefficient, or the buffer of a constant per channel, with its first values."""
+        if isinstance(kind, Fixed):
+            if isinstance(kind.value, tuple):
+                module.get_buffer(self.name).copy_(torch.tensor(kind.value, dtype=torch.float64))
+            return
+        parameter = module.get_parameter(self.place(kind))
         init = kind.init if isinstance(kind.init, tuple) else (kind.init,)
         raw = [self.domain.unconstrain(v) if self.is_raw(kind) else v for v in init]
         parameter.copy_(torch.tensor(raw, dtype=torch.float64).expand(parameter.shape))
 
     @torch.no_grad()
-    def move(self, module: nn.Module, value: float) -> None:
+    def move(self, module: nn.Module, kind: Scheduled, value: float) -> None:
         """Set a scheduled coefficient, in place."""
-        module.get_buffer(self.bits_name).view(torch.float32).fill_(value)
+        module.get_buffer(self.place(kind)).view(torch.float32).fill_(value)

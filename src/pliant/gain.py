@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from typing import Literal
@@ -16,10 +17,15 @@ __all__ = ["gain", "moments"]
 
 
 def _curve(activation: nn.Module | Callable[[Tensor], Tensor], progress: float | None) -> Callable[[Tensor], Tensor]:
+    if isinstance(activation, type):
+        raise DomainError(
+            f"gain was given the class {activation.__name__}; build an activation first: {activation.__name__}()."
+        )
     if not isinstance(activation, Activation):
         if progress is not None:
             raise DomainError(f"gain was given progress={progress!r} for {activation!r}, which has no schedule; leave it out.")
-        return activation
+        # The quadrature runs in float64 on the CPU, wherever and in whatever dtype the module is.
+        return copy.deepcopy(activation).double().cpu() if isinstance(activation, nn.Module) else activation
     values = []
     for name, value in zip(activation.kinds, activation.values(progress), strict=True):
         if isinstance(value, Tensor):
@@ -28,27 +34,27 @@ def _curve(activation: nn.Module | Callable[[Tensor], Tensor], progress: float |
                     f"gain was given {activation!r}, whose {name!r} differs by channel; it is defined for one curve. Build the "
                     "activation with one channel's numbers."
                 )
-            value = value.detach().double()
+            value = value.item()
         values.append(value)
     return lambda x: type(activation).function(x, *values)
 
 
 def moments(activation: nn.Module | Callable[[Tensor], Tensor], *, progress: float | None = None) -> tuple[float, float, float]:
-    """E f(z), E f(z)^2 and E f'(z)^2 for z ~ N(0, 1), by quadrature in float64, good to about six digits.
+    """E f(z), E f(z)^2 and E f'(z)^2 for z ~ N(0, 1), by quadrature in float64, good to five digits.
 
     Args:
         activation: a :class:`pliant.Activation`, another elementwise module, or an elementwise function of a float64 tensor.
         progress: read scheduled coefficients at this t instead of now.
     """
     f = _curve(activation, progress)
-    # A midpoint rule: no node falls on the kink at 0, and its error for a kink elsewhere is of the order of the step squared.
+    # A midpoint rule: no node falls on the kink at 0; a kink elsewhere costs an error of the order of the step.
     steps, reach = 400_000, 12.0
     z = (torch.arange(steps, dtype=torch.float64) + 0.5) / steps * 2 * reach - reach
     weight = torch.exp(-0.5 * z**2) / math.sqrt(2 * math.pi) * (2 * reach / steps)
     with torch.enable_grad():
         z.requires_grad_(True)
         y = f(z)
-        (slope,) = torch.autograd.grad(y.sum(), z)
+        slope = torch.autograd.grad(y.sum(), z)[0] if y.requires_grad else torch.zeros_like(z)
     y = y.detach()
     return tuple(float((weight * v).sum()) for v in (y, y**2, slope**2))  # type: ignore[return-value]
 

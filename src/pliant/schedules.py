@@ -23,10 +23,19 @@ Schedule = Callable[[float], float]
 __all__ = ["Constant", "Cosine", "Exponential", "Linear", "Logistic", "Schedule", "Steps"]
 
 
-def _require_finite(owner: object, **values: float) -> None:
-    for name, value in values.items():
+def _settle(schedule: object, *names: str) -> None:
+    """Turn the named fields of a new schedule into finite floats, or say which of them is none."""
+    for name in names:
+        given = getattr(schedule, name)
+        try:
+            value = float(given)
+        except (TypeError, ValueError):
+            value = math.nan
         if not math.isfinite(value):
-            raise DomainError(f"{type(owner).__name__} was given {name}={value!r}, but its {name} must be a finite number.")
+            kind = type(schedule).__name__
+            raise DomainError(f"{kind} was given {name}={given!r}, but its {name} must be a finite number.")
+        # The dataclass is frozen, for everybody but its own constructor.
+        object.__setattr__(schedule, name, value)
 
 
 @dataclass(frozen=True)
@@ -36,7 +45,7 @@ class Constant:
     value: float
 
     def __post_init__(self) -> None:
-        _require_finite(self, value=self.value)
+        _settle(self, "value")
 
     def __call__(self, t: float) -> float:
         return self.value
@@ -50,7 +59,7 @@ class Linear:
     end: float
 
     def __post_init__(self) -> None:
-        _require_finite(self, start=self.start, end=self.end)
+        _settle(self, "start", "end")
 
     def __call__(self, t: float) -> float:
         # The convex form gives exactly `end` at t = 1; start + t * (end - start) may miss it by a rounding.
@@ -66,7 +75,7 @@ class Cosine:
     end: float
 
     def __post_init__(self) -> None:
-        _require_finite(self, start=self.start, end=self.end)
+        _settle(self, "start", "end")
 
     def __call__(self, t: float) -> float:
         share = 0.5 * (1.0 - math.cos(math.pi * min(t, 1.0)))
@@ -81,7 +90,7 @@ class Exponential:
     end: float
 
     def __post_init__(self) -> None:
-        _require_finite(self, start=self.start, end=self.end)
+        _settle(self, "start", "end")
         if self.start <= 0 or self.end <= 0:
             raise DomainError(
                 f"Exponential was given start={self.start!r}, end={self.end!r}, but a geometric path needs both above 0. "
@@ -90,7 +99,7 @@ class Exponential:
 
     def __call__(self, t: float) -> float:
         t = min(t, 1.0)
-        return math.exp((1.0 - t) * math.log(self.start) + t * math.log(self.end))
+        return math.pow(self.start, 1.0 - t) * math.pow(self.end, t)
 
 
 def _sigmoid(u: float) -> float:
@@ -123,7 +132,7 @@ class Logistic:
     endpoints: Literal["raw", "exact"] = "raw"
 
     def __post_init__(self) -> None:
-        _require_finite(self, start=self.start, end=self.end, steepness=self.steepness)
+        _settle(self, "start", "end", "steepness")
         if self.steepness <= 0:
             raise DomainError(
                 f"Logistic was given steepness={self.steepness!r}, but a logistic path needs steepness > 0. "
@@ -166,9 +175,15 @@ class Steps:
     boundaries: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "values", tuple(map(float, self.values)))
-        object.__setattr__(self, "boundaries", tuple(map(float, self.boundaries)))
-        _require_finite(self, **{f"values[{i}]": v for i, v in enumerate(self.values)})
+        try:
+            object.__setattr__(self, "values", tuple(map(float, self.values)))
+            object.__setattr__(self, "boundaries", tuple(map(float, self.boundaries)))
+        except (TypeError, ValueError):
+            raise DomainError(
+                f"Steps was given values={self.values!r} and boundaries={self.boundaries!r}; both are sequences of numbers."
+            ) from None
+        if not all(map(math.isfinite, (*self.values, *self.boundaries))):
+            raise DomainError(f"{self} holds a number that is not finite; its values and boundaries must be finite numbers.")
         if len(self.values) != len(self.boundaries) + 1 or list(self.boundaries) != sorted(set(self.boundaries)):
             raise DomainError(
                 f"Steps was given {len(self.values)} values and boundaries {self.boundaries}; it needs one value more than "

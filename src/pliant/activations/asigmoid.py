@@ -22,7 +22,7 @@ def asigmoid(
 ) -> Tensor:
     """``b * sigmoid(a * x + c) + d``, elementwise.
 
-    With h = sigmoid(a x + c): df/dx = a * b * h * (1 - h); df/db = h; df/dd = 1; df/da = x * df/dc.
+    With h = sigmoid(a x + c): df/dc = b * h * (1 - h); df/dx = a * df/dc; df/da = x * df/dc; df/db = h; df/dd = 1.
 
     Args:
         x: any shape, floating point.

@@ -22,7 +22,7 @@ def atanh(
 ) -> Tensor:
     """``b * tanh(a * x + c) + d``, elementwise.
 
-    With h = tanh(a x + c): df/dx = a * b * (1 - h^2); df/db = h; df/dd = 1; df/da = x * df/dc.
+    With h = tanh(a x + c): df/dc = b * (1 - h^2); df/dx = a * df/dc; df/da = x * df/dc; df/db = h; df/dd = 1.
 
     Args:
         x: any shape, floating point.

@@ -23,8 +23,10 @@ def srelu(x: Tensor, alpha: float | Tensor = 1.0, beta: float | Tensor = 0.25) -
         x: any shape, floating point.
         alpha: > 0, beta: >= 0; numbers, or tensors of shape (), (1,) or (C,).
     """
-    # Without the clamp exp overflows for large x in the branch that is not taken, and its gradient there is 0 * inf.
-    return torch.where(x > 0, alpha * x, beta * torch.expm1(x.clamp(max=0)))
+    # Left as it is, a large x would overflow in the branch that is not taken, and its gradient there is 0 * inf. Not by
+    # clamp(max=0), whose gradient at 0 is 1 or 0 by version of torch: the slope at 0 would be beta, or nothing.
+    below = torch.where(x > 0, 0.0, x)
+    return torch.where(x > 0, alpha * x, beta * torch.expm1(below))
 
 
 @final
@@ -48,6 +50,7 @@ class SReLU(Activation):
     function = staticmethod(srelu)
     source = "SReLU (Bhat)"
     aliases = ("smooth_relu", "smoothrelubhat")
+    shown = ("alpha", "beta")
 
     alpha = Coefficient(Fixed(1.0), POSITIVE)
     beta = Coefficient(Fixed(0.25), NON_NEGATIVE)
