@@ -192,3 +192,50 @@ def test_without_the_extra_the_command_line_says_what_to_install(tmp_path: Path)
     assert process.returncode != 0
     assert "pip install 'pliant[lab]'" in process.stderr
     assert "Traceback" not in process.stderr
+
+
+ACTIVATIONS = """
+import torch
+from pliant import Activation, Coefficient, Learned, elementwise
+
+
+@elementwise
+def good(x, a=1.0):
+    return torch.where(x > 0, x, a * torch.expm1(torch.where(x > 0, 0.0, x)))
+
+
+@elementwise
+def overflows(x, a=1.0):
+    return torch.where(x > 0, x, a * (torch.exp(x) - 1))
+
+
+class Good(Activation):
+    function = staticmethod(good)
+    a = Coefficient(Learned(1.0))
+"""
+
+BAD = """
+
+class Overflows(Activation):
+    function = staticmethod(overflows)
+    a = Coefficient(Learned(1.0))
+"""
+
+
+def test_check_holds_a_file_to_the_contract(pliant, tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(ACTIVATIONS)
+    code, out, err = pliant("check", str(file))
+    assert code == 0, out + err
+    assert "passed" in out
+    file.write_text(ACTIVATIONS + BAD)
+    code, out, _ = pliant("check", str(file), "--json")
+    assert code == 1
+    failed = [r for r in json.loads(out) if r["outcome"] == "failed"]
+    assert {(r["activation"], r["check"]) for r in failed} == {("Overflows", "finite")}
+
+
+def test_check_of_nothing(pliant, tmp_path: Path) -> None:
+    (tmp_path / "empty.py").write_text("")
+    assert pliant("check", str(tmp_path / "empty.py"))[0] == 2
+    assert pliant("check", str(tmp_path / "missing.py"))[0] == 2
