@@ -63,7 +63,8 @@ def test_run_then_run_again_then_report(pliant, tmp_path: Path) -> None:
     code, out, _ = pliant("report", *SMALL)
     assert code == 0
     assert page.exists()
-    assert "pliant report srelu-wdbc" in page.read_text()
+    assert "pliant run srelu-wdbc --set protocol.folds=2" in page.read_text()
+    assert str(tmp_path) not in page.read_text()
 
 
 def test_plan_before_and_after(pliant) -> None:

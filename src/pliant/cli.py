@@ -135,7 +135,7 @@ def run(
     except KeyboardInterrupt:
         print("\npliant: stopped. What was finished is kept; the same command goes on from here.", file=sys.stderr)
         raise typer.Exit(130) from None
-    _finish(result, console, against, open_page, display.waiting if display else None)
+    _finish(result, study, console, against, open_page, display.waiting if display else None)
 
 
 @app.command()
@@ -151,7 +151,7 @@ def report(
 ) -> None:
     """Print the verdict and write the report of a study from what is in the store; trains nothing."""
     result = _stored(_study(study, activation, folds, repeats, changes), store)
-    _finish(result, _console(), _baseline(result.study, baseline), open_page, None)
+    _finish(result, study, _console(), _baseline(result.study, baseline), open_page, None)
 
 
 @app.command()
@@ -335,13 +335,20 @@ def _stored(study: Study, store: Path, *, create: bool = True) -> Result:
     return Result(study, Store(store, create=False) if store.exists() else None)
 
 
-def _finish(result: Result, console: Console, baseline: str | None, open_page: bool, trained: int | None) -> None:
+def _command(result: Result, name: str, baseline: str | None) -> str:
+    """What gives the same result in any store: no paths of this machine, no options that only concern the screen."""
+    words = ["pliant", "run", Path(name).name]
+    for change in result.study.overrides:
+        words += ["-a", change[3:]] if change.startswith("-a ") else ["--set", change]
+    return shlex.join([*words, *(["--baseline", baseline] if baseline else [])])
+
+
+def _finish(result: Result, name: str, console: Console, baseline: str | None, open_page: bool, trained: int | None) -> None:
     counts = result.counts
     if trained == 0:
         console.print(f"All {len(result.trials)} trials were done already; nothing was trained.")
-    command = shlex.join(["pliant", *sys.argv[1:]])
     _show(result, console, baseline)
-    page = result.report(baseline=baseline, command=command)
+    page = result.report(baseline=baseline, command=_command(result, name, baseline))
     console.print(f"\nReport: {page}\nRows:   {page.parent / 'rows.csv'}, rows.parquet")
     if counts["failed"] or counts["missing"]:
         for row in result.rows:

@@ -19,7 +19,7 @@ import pytest
 from pliant.lab import Study, run
 from pliant.lab.executors import Event
 from pliant.lab.result import Result
-from pliant.lab.store import Store, StorageFullError, StoreVersionError
+from pliant.lab.store import StorageFullError, Store, StoreVersionError
 from pliant.lab.study import plan
 
 NOT_NUMBERS = {"seconds", "seconds_per_epoch"}

@@ -186,20 +186,20 @@ def test_a_resumed_trial_ends_bit_for_bit_the_same(tmp_path: Path, small: Study,
     whole.begin({})
     train(spec, data, Custom(), whole)
 
-    class Stop(Exception):
+    class StopError(Exception):
         pass
 
     def stop(at: int):
         def report(event):
             if event["epoch"] == at:
-                raise Stop
+                raise StopError
 
         return report
 
     parts = Store(tmp_path / "parts").trial(spec.key)
     parts.begin({})
     for at in (1, 3, 4):
-        with pytest.raises(Stop):
+        with pytest.raises(StopError):
             train(spec, data, Custom(), parts, stop(at), checkpoint_every=0)
     train(spec, data, Custom(), parts)
     assert parts.result()["provenance"]["resumed_from_epoch"] == 3

@@ -1,0 +1,1034 @@
+"""The figures: Vega-Lite specifications made with Altair, without data, one per page width.
+
+A figure is drawn once per width class because a plot that is merely scaled down is not legible on a telephone. Colours
+are the light theme's; the style sheet re-inks the neutral ones for dark pages, so that what is exported or printed is
+always dark on white.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import altair as alt
+
+from pliant.lab.report import aggregate, wording
+from pliant.lab.report.aggregate import Table
+from pliant.lab.report.data import ReportData
+
+WIDTHS = (900, 600, 330)
+
+# Neutral colours are names for the style sheet as much as colours: report.css replaces exactly these in dark pages.
+INK, QUIET, GRID, BAND, PAPER = "#22262b", "#59626d", "#e4e7ea", "#eceff2", "#fffffe"
+# Okabe and Ito's palette without its yellow, which cannot be seen on white; black is the baseline's.
+BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"
+# Under white text, where blue proper is lightened on dark pages.
+HEAT = "#00669f"
+HUES = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY)
+DASHES = ((1, 0), (6, 3), (2, 2), (9, 3, 2, 3))
+MARKERS = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right", "triangle-left")
+WORD_HUES = {"BETTER": GREEN, "WORSE": VERMILLION, "EQUIVALENT": BLUE, "CANNOT TELL": QUIET}
+WORD_MARKERS = {"BETTER": "triangle-up", "WORSE": "triangle-down", "EQUIVALENT": "square", "CANNOT TELL": "circle"}
+
+EVERY = "All activations"
+
+CONFIG: dict[str, Any] = {
+    "background": PAPER,
+    # A selector changes what is drawn, and with it how much room labels and titles need.
+    "autosize": {"type": "pad", "resize": True},
+    "font": "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif",
+    "padding": 2,
+    "view": {"stroke": None},
+    "axis": {
+        "labelColor": QUIET,
+        "titleColor": QUIET,
+        "labelFontSize": 11.5,
+        "titleFontSize": 11.5,
+        "titleFontWeight": "normal",
+        "titlePadding": 7,
+        "domainColor": QUIET,
+        "tickColor": QUIET,
+        "gridColor": GRID,
+        "labelLimit": 150,
+        "tickSize": 4,
+        "labelPadding": 4,
+    },
+    "legend": {
+        "labelColor": INK,
+        "titleColor": QUIET,
+        "labelFontSize": 11.5,
+        "titleFontSize": 11.5,
+        "titleFontWeight": "normal",
+        "labelLimit": 150,
+        "symbolStrokeWidth": 2,
+        "symbolOpacity": 1,
+        "symbolSize": 70,
+        "rowPadding": 4,
+    },
+    "header": {"labelColor": INK, "labelFontSize": 12, "labelFontWeight": 600, "titleColor": QUIET, "labelLimit": 220},
+    "title": {
+        "color": INK,
+        "fontSize": 12,
+        "fontWeight": 600,
+        "anchor": "start",
+        "frame": "group",
+        "offset": 8,
+        "subtitleColor": QUIET,
+    },
+    "text": {"color": INK, "fontSize": 11.5},
+    # The table under each figure is the accessible form of its data; a name on every mark would bury it in noise.
+    "mark": {"aria": False},
+    "facet": {"spacing": 18},
+    "concat": {"spacing": 26},
+}
+
+
+@dataclass(frozen=True)
+class Figure:
+    id: str
+    title: str
+    caption: str
+    description: str
+    """For those who do not see the chart: what kind it is and what stands on its axes."""
+    layouts: tuple[tuple[int, dict[str, Any]], ...]
+    """(width in px, Vega-Lite specification), widest first."""
+    tables: Mapping[str, Table]
+    """Data of the specification, by name; the first is the one shown under the figure."""
+
+
+Absent = str
+"""Instead of a figure: the sentence that says why there is none."""
+
+NOTHING_SCORED = "No trial has been scored yet, so there is nothing to draw."
+BAND_TEXT = "the band spans the central 80 % of trials (10th to 90th percentile)"
+
+
+def _finished(chart: Any, *, validate: bool) -> dict[str, Any]:
+    spec: dict[str, Any] = chart.to_dict(validate=validate)
+    spec.pop("$schema", None)
+    spec.pop("config", None)
+    return spec
+
+
+def _figure(
+    id_: str, title: str, caption: str, description: str, draw: Callable[[int], Any], tables: Mapping[str, Table]
+) -> Figure:
+    layouts = tuple((width, _finished(draw(width), validate=width == WIDTHS[0])) for width in WIDTHS)
+    return Figure(id_, title, caption, description, layouts, tables)
+
+
+@dataclass(frozen=True)
+class Palette:
+    """Colour, dash and marker of every activation: the same in every figure. The baseline is solid ink."""
+
+    labels: list[str]
+    baseline: str | None
+
+    def _others(self) -> dict[str, int]:
+        return {label: i for i, label in enumerate(label for label in self.labels if label != self.baseline)}
+
+    def color(self) -> Any:
+        others = self._others()
+        hues = [INK if label == self.baseline else HUES[others[label] % len(HUES)] for label in self.labels]
+        return alt.Scale(domain=self.labels, range=hues)
+
+    def family(self) -> str:
+        """Expression for the dash family of a row: the hues are used again with the next one.
+
+        A field of its own, because a legend that shows colour, marker and dash of one field in a single symbol is a blot.
+        """
+        others = self._others()
+        families = [0 if label == self.baseline else others[label] // len(HUES) % len(DASHES) for label in self.labels]
+        return f"{json.dumps(families)}[indexof({json.dumps(self.labels)}, datum.label)]"
+
+    def dash(self) -> Any:
+        scale = alt.Scale(domain=list(range(len(DASHES))), range=[list(dash) for dash in DASHES])
+        return alt.StrokeDash("family:O", scale=scale, legend=None)
+
+    def shape(self) -> Any:
+        others = self._others()
+        shapes = ["circle" if label == self.baseline else MARKERS[others[label] % len(MARKERS)] for label in self.labels]
+        return alt.Scale(domain=self.labels, range=shapes)
+
+
+def palette(data: ReportData, names: Mapping[str, str]) -> Palette:
+    baseline = names.get(data.verdict.baseline) if data.verdict is not None else None
+    return Palette(list(names.values()), baseline)
+
+
+def _literal(text: str) -> str:
+    """Text as a string of Vega's expression language; names come from users and may hold quotes."""
+    return json.dumps(text)
+
+
+def _label_width(labels: Sequence[str]) -> int:
+    return min(150, 16 + round(6.6 * max((len(label) for label in labels), default=0)))
+
+
+def _activation_axis(labels: Sequence[str], baseline: str | None) -> Any:
+    bold = {"condition": {"test": f"datum.value === {_literal(baseline or '')}", "value": 600}, "value": "normal"}
+    return alt.Y(
+        "label:N",
+        sort=list(labels),
+        title=None,
+        scale=alt.Scale(domain=list(labels)),
+        axis=alt.Axis(
+            labelFontWeight=bold, labelColor=INK, labelPadding=9, ticks=False, domain=False, grid=True, gridDash=[1, 3]
+        ),
+    )
+
+
+def _picker(name: str, label: str, options: Sequence[str], value: str) -> Any:
+    return alt.param(name=name, value=value, bind=alt.binding_select(options=list(options), name=label))
+
+
+def _source(name: str) -> Any:
+    return alt.NamedData(name=name)
+
+
+def _forest_domain(main: Table, pairs: Table, margin: float) -> tuple[float, float]:
+    """Wide enough for nearly everything: one collapsed activation must not flatten all others into a line."""
+    lows = main.numbers("low") + main.numbers("difference")
+    highs = main.numbers("high") + main.numbers("difference")
+    reach = sorted(max(abs(low), abs(high)) for low, high in zip(lows, highs, strict=False)) or [margin]
+    limit = max(3.0 * margin, 2.5 * reach[math.ceil(0.75 * (len(reach) - 1))])
+    shown = [x for x in pairs.numbers("difference") if abs(x) <= limit]
+    low = max(-limit, min([*lows, *shown, -1.25 * margin]))
+    high = min(limit, max([*highs, *shown, 1.25 * margin]))
+    room = 0.03 * (high - low) or 1.0
+    return low - room, high + room
+
+
+def forest(data: ReportData, names: Mapping[str, str]) -> Figure | Absent:
+    verdict = data.verdict
+    main, pairs = aggregate.forest(data, names)
+    if verdict is None or len(main) == 0:
+        return "No activation has been compared with the baseline yet."
+    shown = wording.metric(verdict.metric)
+    margin = verdict.margin * shown.scale
+    labels = [str(v) for v in main.values("label")]
+    low, high = _forest_domain(main, pairs, margin)
+    cut = any(x < low for x in main.numbers("low")) or any(x > high for x in main.numbers("high"))
+    outside = sum(not low <= x <= high for x in pairs.numbers("difference"))
+    higher = all(c.higher_is_better for c in verdict.comparisons)
+
+    def draw(width: int) -> Any:
+        numbers = width >= 600
+        inner = width - _label_width(labels) - (150 if numbers else 16)
+        x = alt.Scale(domain=[low, high], nice=False, zero=False)
+        title = f"{shown.title} minus {verdict.baseline_label}{f', {shown.points}' if shown.points else ''}"
+        axis = alt.Axis(title=title, grid=False, tickCount=max(3, inner // 80))
+        y = _activation_axis(labels, None)
+        base = alt.Chart(_source("forest"))
+        hue = alt.Color(
+            "word:N",
+            title=None,
+            scale=alt.Scale(domain=list(wording.WORDS), range=list(WORD_HUES.values())),
+            legend=alt.Legend(orient="top", direction="horizontal", columns=4 if numbers else 2, symbolSize=80),
+        )
+        marker = alt.Shape(
+            "word:N",
+            title=None,
+            scale=alt.Scale(domain=list(wording.WORDS), range=list(WORD_MARKERS.values())),
+            legend=alt.Legend(orient="top"),
+        )
+        tip = [
+            alt.Tooltip("label:N", title="Activation"),
+            alt.Tooltip("text:N", title="Difference"),
+            alt.Tooltip("n:Q", title="Pairs"),
+            alt.Tooltip("word:N", title="Verdict"),
+        ]
+        layers = [
+            alt.Chart(_source("unit"))
+            .mark_rect(color=BAND)
+            .encode(x=alt.datum(max(low, -margin), type="quantitative"), x2=alt.datum(min(high, margin))),
+            alt.Chart(_source("unit")).mark_rule(color=QUIET, strokeDash=[4, 3]).encode(x=alt.datum(0, type="quantitative")),
+            alt.Chart(_source("pairs"))
+            .transform_filter(f"inrange(datum.difference, [{low!r}, {high!r}])")
+            .mark_tick(color=QUIET, opacity=0.38, thickness=1, size=11)
+            .encode(x=alt.X("difference:Q", scale=x, axis=axis), y=y),
+            base.transform_filter("isValid(datum.low)")
+            .mark_rule(strokeWidth=2.2, clip=True)
+            .encode(x=alt.X("low:Q", scale=x, axis=axis), x2="high:Q", y=y, color=hue),
+            base.transform_filter(f"inrange(datum.difference, [{low!r}, {high!r}])")
+            .mark_point(filled=True, size=85, opacity=1, stroke=PAPER, strokeWidth=0.8)
+            .encode(x=alt.X("difference:Q", scale=x, axis=axis), y=y, color=hue, shape=marker, tooltip=tip),
+        ]
+        for end, test, symbol in (("low", f"datum.low < {low!r}", "left"), ("high", f"datum.high > {high!r}", "right")):
+            if cut:
+                layers.append(
+                    base.transform_filter(f"isValid(datum.{end}) && {test}")
+                    .mark_point(shape=f"triangle-{symbol}", filled=True, size=60, opacity=1)
+                    .encode(x=alt.datum(low if end == "low" else high), y=y, color=hue)
+                )
+        if numbers:
+            layers.append(
+                base.mark_text(align="left", baseline="middle", color=INK).encode(x=alt.value(inner + 12), y=y, text="text:N")
+            )
+        return alt.layer(*layers).properties(width=inner, height=alt.Step(25))
+
+    ns = sorted({int(n) for n in main.numbers("n")})
+    n_text = str(ns[0]) if len(ns) == 1 else f"{ns[0]} to {ns[-1]}"
+    caption = (
+        f"Mean paired difference in {verdict.split} {_lower(shown.title)} to {verdict.baseline_label} (marker) and its "
+        f"{level(verdict.alpha)} interval, corrected for overlapping training sets; n = {n_text} pairs of trials per "
+        f"activation. Fine ticks are the single pairs. The shaded band is the region of practical equivalence, "
+        f"{wording.margin(verdict)}. {'Right' if higher else 'Left'} of zero is better."
+    )
+    if cut:
+        caption += " An arrowhead marks an interval that continues beyond the frame."
+    if outside:
+        caption += f" {wording.counted(outside, 'single pair')} beyond the frame {'is' if outside == 1 else 'are'} not drawn."
+    if len(pairs) < sum(c.n for c in verdict.comparisons):
+        caption += f" Ticks are those of the first repeats only, at most {aggregate.FOLDS_DRAWN} per activation."
+    return _figure(
+        "forest",
+        "Paired differences",
+        caption,
+        f"Forest plot, one row per activation: paired difference to {verdict.baseline_label} with its interval.",
+        draw,
+        {"forest": main, "pairs": pairs, "unit": _UNIT},
+    )
+
+
+def _zero_axis(**more: Any) -> Any:
+    """An axis whose grid line at 0 stands out: with functions, that is where things happen."""
+    at_zero = "datum.value === 0"
+    return alt.Axis(
+        grid=True,
+        gridColor={"condition": {"test": at_zero, "value": QUIET}, "value": GRID},
+        gridOpacity={"condition": {"test": at_zero, "value": 0.55}, "value": 1},
+        domain=False,
+        ticks=False,
+        **more,
+    )
+
+
+_UNIT = aggregate.table({"one": ""}, [(1,)])
+
+
+def level(alpha: float) -> str:
+    return f"{100 * (1 - alpha):g} %"
+
+
+def _lower(title: str) -> str:
+    return title if title in ("F1", "AUC") else title[0].lower() + title[1:]
+
+
+def folds(data: ReportData, names: Mapping[str, str]) -> Figure | Absent:
+    verdict = data.verdict
+    table, most = aggregate.fold_pairs(data, names)
+    if verdict is None or len(table) == 0:
+        return "No fold has been scored for both the baseline and another activation yet."
+    shown = wording.metric(verdict.metric)
+    margin = verdict.margin * shown.scale
+    options = list(dict.fromkeys(str(v) for v in table.values("label")))
+    told = {names.get(c.activation, c.label): c for c in verdict.comparisons}
+
+    def weight(label: str) -> tuple[bool, float]:
+        comparison = told.get(label)
+        if comparison is None:
+            return False, 0.0
+        return comparison.word in ("BETTER", "WORSE"), abs(wording.finite(comparison.difference) or 0.0)
+
+    first = max(options, key=weight)
+    base_name = f"{verdict.baseline_label} (baseline)"
+    signs = alt.Scale(domain=["better", "equal", "worse"], range=[GREEN, QUIET, VERMILLION])
+    sign_shapes = alt.Scale(domain=["better", "equal", "worse"], range=["triangle-up", "circle", "triangle-down"])
+
+    def draw(width: int) -> Any:
+        pick = _picker("pick_fold", "Activation ", options, first)
+        side = width < 600
+        rows = len({str(v) for v in table.values("pair")})
+        left = width - 60 if side else round(width * 0.42) - 60
+        right = width - 60 if side else round(width * 0.58) - 80
+        height = max(220, min(14 * rows, 520))
+        chosen = "datum.label === pick_fold"
+        legend = alt.Legend(orient="bottom", direction="horizontal", title="In this fold the activation is")
+        hue = alt.Color("sign:N", scale=signs, legend=legend)
+        shape = alt.Shape("sign:N", scale=sign_shapes, legend=legend)
+        tip = [
+            alt.Tooltip("pair:N", title="Repeat.fold"),
+            alt.Tooltip("baseline:Q", title=verdict.baseline_label, format=f".{shown.digits}f"),
+            alt.Tooltip("value:Q", title="Activation", format=f".{shown.digits}f"),
+            alt.Tooltip("difference:Q", title="Difference", format=f"+.{shown.digits}f"),
+        ]
+        slope = (
+            alt.Chart(_source("folds"))
+            .transform_filter(chosen)
+            .transform_calculate(from_=_literal(base_name), to_="datum.label", begin="datum.baseline", finish="datum.value")
+            .transform_fold(["begin", "finish"], as_=["end", "metric"])
+            .transform_calculate(side="datum.end === 'begin' ? datum.from_ : datum.to_")
+        )
+        x = alt.X(
+            "side:N",
+            title=None,
+            sort=alt.EncodingSortField(field="end", order="ascending", op="min"),
+            scale=alt.Scale(padding=0.35),
+            axis=alt.Axis(labelAngle=0, labelColor=INK, domain=False, ticks=False, labelPadding=8, labelLimit=left // 2),
+        )
+        y = alt.Y(
+            "metric:Q",
+            title=None,
+            scale=alt.Scale(zero=False, nice=True),
+            axis=alt.Axis(tickCount=6, domain=False, ticks=False),
+        )
+        unit = f", {shown.unit}" if shown.unit else ""
+        lines = alt.layer(
+            slope.mark_line(strokeWidth=1.4, opacity=0.6).encode(x=x, y=y, detail="pair:N", color=hue),
+            slope.mark_point(filled=True, size=36, opacity=0.9).encode(x=x, y=y, color=hue, shape=shape, tooltip=tip),
+        ).properties(
+            width=left,
+            height=height if not side else 260,
+            title=f"{verdict.split.capitalize()} {_lower(shown.title)}{unit}: each fold's pair joined",
+        )
+        order = list(dict.fromkeys(str(v) for v in table.values("pair")))
+        pair = alt.Y(
+            "pair:N",
+            sort=order,
+            title=None,
+            axis=alt.Axis(ticks=False, domain=False, grid=True, gridDash=[1, 3], labelOverlap=True),
+        )
+        change = alt.X(
+            "difference:Q",
+            title=f"Activation minus {verdict.baseline_label}{f', {shown.points}' if shown.points else ''}",
+            axis=alt.Axis(grid=False, tickCount=6),
+        )
+        single = alt.Chart(_source("folds")).transform_filter(chosen)
+        sticks = alt.layer(
+            alt.Chart(_source("unit"))
+            .mark_rect(color=BAND)
+            .encode(x=alt.datum(-margin, type="quantitative"), x2=alt.datum(margin)),
+            alt.Chart(_source("unit")).mark_rule(color=QUIET).encode(x=alt.datum(0, type="quantitative")),
+            single.transform_calculate(zero="0")
+            .mark_rule(strokeWidth=1.4, opacity=0.6)
+            .encode(x=change, x2="zero:Q", y=pair, color=hue),
+            single.mark_point(filled=True, size=44, opacity=1).encode(x=change, y=pair, color=hue, shape=shape, tooltip=tip),
+        ).properties(width=right, height=height, title="Difference in each fold (repeat.fold)")
+        both = alt.vconcat(lines, sticks) if side else alt.hconcat(lines, sticks)
+        return both.add_params(pick)
+
+    drawn = max(sum(v == label for v in table.values("label")) for label in options)
+    caption = (
+        f"{verdict.split.capitalize()} {_lower(shown.title)} of {verdict.baseline_label} and of the chosen activation "
+        f"in the same folds, n = {drawn} pairs: joined (left), and as differences with the region of practical equivalence "
+        f"{wording.margin(verdict)} shaded (right). Both trials of a pair share split, initial weights and batch order."
+    )
+    if drawn < most:
+        caption += f" The first repeats only; all {most} pairs are in the verdict."
+    return _figure(
+        "folds",
+        "Fold by fold",
+        caption,
+        f"Slope chart of {verdict.baseline_label} against one activation, fold by fold, and the differences beside it.",
+        draw,
+        {"folds": table, "unit": _UNIT},
+    )
+
+
+def _frame(means: list[float], bands: list[float], *, loss: bool) -> tuple[Any, str, bool]:
+    """Scale, a word for the title, and whether something lies outside the frame.
+
+    The mean lines make the frame, so that one wide band does not flatten them; a few of their values are only left out
+    where they would squeeze all others into less than a third of it.
+    """
+    if not means:
+        return alt.Scale(zero=False), "", False
+    ordered = sorted(means)
+    lowest, highest = min(ordered[0], *bands, ordered[-1]), max(ordered[-1], *bands, ordered[0])
+    log = loss and ordered[0] > 0 and ordered[-1] > 6 * ordered[0]
+    inward: Callable[[float], float] = math.log if log else float
+    outward: Callable[[float], float] = math.exp if log else float
+    low, high = inward(ordered[0]), inward(ordered[-1])
+    usual_low = inward(ordered[math.floor(0.01 * (len(ordered) - 1))])
+    usual_high = inward(ordered[math.ceil(0.99 * (len(ordered) - 1))])
+    if high - low > 3 * (usual_high - usual_low) > 0:
+        low, high = usual_low, usual_high
+    room = 0.15 * (high - low)
+    bottom, top = max(outward(low - room), lowest), min(outward(high + room), highest)
+    cut = bottom > lowest or top < highest
+    if log:
+        return alt.Scale(type="log", domain=[bottom, top], nice=False), ", log scale", cut
+    return alt.Scale(domain=[bottom, top], nice=True), "", cut
+
+
+def curves(data: ReportData, names: Mapping[str, str], traces: aggregate.Traces) -> Figure | Absent:
+    table = traces.curves
+    if len(table) == 0:
+        return "No trial has a finished training history yet."
+    drawn = {str(v) for v in table.values("label")}
+    look = palette(data, {a: label for a, label in names.items() if label in drawn})
+    labels = look.labels
+    panels = (
+        ("train_loss", "Training loss, nats"),
+        ("validation_loss", "Validation loss, nats"),
+        ("train_accuracy", "Training accuracy"),
+        ("validation_accuracy", "Validation accuracy"),
+    )
+    clipped = False
+    scales: dict[str, tuple[Any, str]] = {}
+    for pair in (("train_loss", "validation_loss"), ("train_accuracy", "validation_accuracy")):
+        means = [v for name in pair for v in table.numbers(name)]
+        bands = [v for name in pair for end in ("_low", "_high") for v in table.numbers(name + end)]
+        scale, word, cut = _frame(means, bands, loss="loss" in pair[0])
+        clipped |= cut
+        scales |= dict.fromkeys(pair, (scale, word))
+
+    def draw(width: int) -> Any:
+        two = width >= 600
+        legend_columns = 1 if width >= 900 else 4 if two else 2
+        beside = width >= 900
+        legend_width = _label_width(labels) + 50 if beside else 0
+        inner = (width - legend_width - (2 * 42 + 26 if two else 42)) // (2 if two else 1)
+        legend = alt.Legend(
+            title="Click to isolate; shift-click adds" if not beside else ["Click to isolate,", "shift-click adds"],
+            orient="right" if beside else "bottom",
+            columns=legend_columns,
+            symbolSize=110,
+            symbolStrokeWidth=1.8,
+        )
+        isolate = alt.selection_point(name="isolate", fields=["label"], bind="legend")
+        show = _picker("show_curve", "Show ", [EVERY, *labels], EVERY)
+        mine = f"show_curve === {_literal(EVERY)} || datum.label === show_curve"
+        seen = alt.PredicateComposition({"and": [{"param": "isolate"}, mine]})
+        one = alt.PredicateComposition(
+            {"and": [{"param": "isolate"}, mine, f"length(data('isolate_store')) || show_curve !== {_literal(EVERY)}"]}
+        )
+        hue = alt.Color("label:N", scale=look.color(), legend=legend)
+        shape = alt.Shape("label:N", scale=look.shape(), legend=legend)
+        charts = []
+        for name, title in panels:
+            scale, word = scales[name]
+            accuracy = name.endswith("accuracy")
+            base = alt.Chart(_source("curves")).transform_calculate(family=look.family())
+            x = alt.X(
+                "epoch:Q",
+                title="Epoch" if name.endswith("accuracy") or not two else None,
+                axis=alt.Axis(grid=False, tickMinStep=1, tickCount=max(3, inner // 70)),
+                scale=alt.Scale(nice=False),
+            )
+            axis = alt.Axis(format="~%" if accuracy else "~g", tickCount=6, domain=False, ticks=False, minExtent=34)
+            y = alt.Y(f"{name}:Q", title=None, scale=scale, axis=axis)
+            tip = [
+                alt.Tooltip("label:N", title="Activation"),
+                alt.Tooltip("epoch:Q", title="Epoch"),
+                alt.Tooltip(f"{name}:Q", title="Mean", format=".2%" if accuracy else ".4g"),
+                alt.Tooltip(f"{name}_low:Q", title="10 %", format=".2%" if accuracy else ".4g"),
+                alt.Tooltip(f"{name}_high:Q", title="90 %", format=".2%" if accuracy else ".4g"),
+                alt.Tooltip("n:Q", title="Trials"),
+            ]
+            line = base.properties(name="isolating") if name == panels[0][0] else base
+            layer = alt.layer(
+                base.mark_area(clip=True).encode(
+                    x=x,
+                    y=alt.Y(f"{name}_low:Q", title=None, scale=scale, axis=axis),
+                    y2=f"{name}_high:Q",
+                    color=hue,
+                    opacity=alt.when(one).then(alt.value(0.24)).when(seen).then(alt.value(0.05)).otherwise(alt.value(0)),
+                ),
+                line.mark_line(clip=True, strokeWidth=1.6)
+                .encode(
+                    x=x,
+                    y=y,
+                    color=hue,
+                    strokeDash=look.dash(),
+                    detail="label:N",
+                    opacity=alt.when(seen).then(alt.value(1)).otherwise(alt.value(0.07)),
+                )
+                .add_params(*([isolate] if line is not base else [])),
+                base.transform_filter("datum.mark === 1")
+                .mark_point(clip=True, filled=True, size=42)
+                .encode(
+                    x=x,
+                    y=y,
+                    color=hue,
+                    shape=shape,
+                    opacity=alt.when(seen).then(alt.value(1)).otherwise(alt.value(0.05)),
+                    tooltip=tip,
+                ),
+            ).properties(width=inner, height=210 if two else 190, title=title + word)
+            charts.append(layer)
+        return alt.concat(*charts, columns=2 if two else 1).add_params(show)
+
+    counts = sorted({int(n) for n in table.numbers("n")})
+    n_text = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    caption = (
+        f"Loss and accuracy per epoch: mean over trials (line), n = {n_text} trials per activation and epoch; "
+        f"{BAND_TEXT}, faint until one activation is isolated. Training values are running means of the epoch in "
+        f"training mode (dropout on); validation values are taken after it."
+    )
+    if len(counts) > 1:
+        caption += " n falls along the curve where trials stopped early or diverged; the mean is over those still running."
+    if traces.curve_epochs < traces.epochs:
+        caption += f" {traces.curve_epochs} of {traces.epochs} epochs are drawn."
+    if clipped:
+        caption += " Bands and extreme values are cut off at the frame; the table has them."
+    return _figure(
+        "curves",
+        "Learning curves",
+        caption,
+        "Four line charts over epochs: training and validation loss, training and validation accuracy, one line per "
+        "activation.",
+        draw,
+        {"curves": table},
+    )
+
+
+def _shape_frame(table: Table, column: str) -> tuple[float, float]:
+    values = sorted(table.numbers(column))
+    if not values:
+        return -1.0, 1.0
+    low = max(values[math.floor(0.01 * (len(values) - 1))], -6.0)
+    high = min(values[math.ceil(0.97 * (len(values) - 1))], 6.0)
+    return (low, high) if high > low else (low - 1.0, low + 1.0)
+
+
+def gallery(table: Table, left_out: int) -> Figure | Absent:
+    """All functions at a glance: at the end of training, and where they started."""
+    if len(table) == 0:
+        return "No activation's shape was recorded."
+    labels = list(dict.fromkeys(str(v) for v in table.values("label")))
+    moving = any(last > 0 for last in table.numbers("last"))
+    low = min(_shape_frame(table, "value")[0], _shape_frame(table, "derivative")[0])
+    high = max(_shape_frame(table, "value")[1], _shape_frame(table, "derivative")[1])
+
+    def draw(width: int) -> Any:
+        columns = _columns(len(labels), (4, 5) if width >= 900 else (3, 4) if width >= 600 else (2,))
+        cell = (width - 44) // columns - 18
+        scale = alt.Scale(domain=[low, high], nice=False)
+        base = alt.Chart(_source("shapes"))
+        x = alt.X("x:Q", title=None, axis=_zero_axis(tickCount=3))
+        what = alt.Scale(domain=["f(x)", "f′(x)"], range=[INK, BLUE])
+        dashes = alt.Scale(domain=["f(x)", "f′(x)"], range=[[1, 0], [4, 2]])
+        legend = alt.Legend(title=None, orient="top", symbolType="stroke", symbolSize=200)
+        layers = []
+        for last in (False, True) if moving else (True,):
+            test = "datum.stop === datum.last" if last else "datum.stop === 0 && datum.last > 0"
+            for column, name in (("value", "f(x)"), ("derivative", "f′(x)")):
+                layers.append(
+                    base.transform_filter(test)
+                    .transform_calculate(what=_literal(name))
+                    .mark_line(clip=True, strokeWidth=1.7 if last else 1.1, opacity=1 if last else 0.4)
+                    .encode(
+                        x=x,
+                        y=alt.Y(f"{column}:Q", title=None, scale=scale, axis=_zero_axis(tickCount=4)),
+                        color=alt.Color("what:N", scale=what, legend=legend),
+                        strokeDash=alt.StrokeDash("what:N", scale=dashes, legend=legend),
+                        detail="site:N",
+                    )
+                )
+        return (
+            alt.layer(*layers)
+            .properties(width=cell, height=round(cell * 0.72))
+            .facet(facet=alt.Facet("label:N", sort=labels, title=None, header=alt.Header(labelAnchor="start")), columns=columns)
+        )
+
+    caption = "Each function f (solid) and its derivative f′ (dashed), on the same axes throughout."
+    if moving:
+        caption += (
+            " Learned and scheduled functions are drawn at the end of training, one line per site, with the start in a "
+            "fainter line."
+        )
+    caption += _sites_left_out(left_out)
+    if _outside(table, low, high):
+        caption += " Parts outside the frame are cut off."
+    return _figure(
+        "gallery",
+        "All functions at a glance",
+        caption,
+        "Small line charts, one per activation: the function and its derivative over x.",
+        draw,
+        {"shapes": table},
+    )
+
+
+def _sites_left_out(count: int) -> str:
+    if count == 0:
+        return ""
+    return f" Of the sites of one activation up to {count}, evenly spaced, are not drawn."
+
+
+def _columns(panels: int, choices: Sequence[int]) -> int:
+    """Of the possible numbers of columns the one that leaves the fewest holes in the last row."""
+    return min(choices, key=lambda columns: (-panels % columns, columns))
+
+
+def _outside(table: Table, low: float, high: float) -> bool:
+    return any(not low <= v <= high for c in ("value", "derivative") for v in table.numbers(c))
+
+
+def shape(table: Table, left_out: int) -> Figure | Absent:
+    """One function at a time, with a slider over training."""
+    if len(table) == 0:
+        return "No activation's shape was recorded."
+    labels = list(dict.fromkeys(str(v) for v in table.values("label")))
+    last = max(int(v) for v in table.numbers("last"))
+    stops = {str(v): aggregate.whole(n) for v, n in zip(table.values("label"), table.values("last"), strict=True)}
+    first = max(labels, key=lambda label: stops[label])
+    sites = list(dict.fromkeys(str(v) for v in table.values("site")))
+
+    def draw(width: int) -> Any:
+        stacked = width < 600
+        inner = width - 50 if stacked else (width - 26 - 2 * 42 - 110) // 2
+        pick = _picker("pick_shape", "Activation ", labels, first)
+        params = [pick]
+        stop = "datum.last"
+        if last > 0:
+            params.append(
+                alt.param(
+                    name="moment",
+                    value=1,
+                    bind=alt.binding_range(min=0, max=1, step=round(1 / last, 4), name="Start to end of training "),
+                )
+            )
+            stop = "round(moment * datum.last)"
+        lines = _site_lines(width, sites)
+        charts = []
+        for column, title in (("value", "f(x)"), ("derivative", "f′(x)")):
+            chosen = alt.Chart(_source("shapes")).transform_filter("datum.label === pick_shape")
+            x = alt.X("x:Q", title="x", axis=_zero_axis(tickCount=7))
+            y = alt.Y(f"{column}:Q", title=None, axis=_zero_axis(tickCount=6), scale=alt.Scale(zero=True, nice=True))
+            tip = [
+                alt.Tooltip("site:N", title="Site"),
+                alt.Tooltip("stage:N", title="Moment"),
+                alt.Tooltip("x:Q"),
+                alt.Tooltip("value:Q", title="f(x)"),
+                alt.Tooltip("derivative:Q", title="f′(x)"),
+            ]
+            layers = [
+                # Never filtered away: a scale whose source is empty has no end, and Vega says so on the console.
+                chosen.transform_filter("datum.stop === 0")
+                .mark_line(color=QUIET, strokeWidth=1.2, strokeDash=[3, 3])
+                .encode(
+                    x=x,
+                    y=y,
+                    detail="site:N",
+                    opacity=alt.when("datum.last > 0").then(alt.value(0.55)).otherwise(alt.value(0)),
+                ),
+                chosen.transform_filter(f"datum.stop === {stop}")
+                .mark_line(strokeWidth=2)
+                .encode(x=x, y=y, tooltip=tip, **lines),
+                chosen.transform_filter(f"datum.stop === {stop}")
+                .transform_aggregate(stage="min(stage)", groupby=["label"])
+                .transform_calculate(text="datum.stage ? datum.label + ', ' + datum.stage : datum.label")
+                .mark_text(align="left", baseline="top", color=INK)
+                .encode(x=alt.value(8), y=alt.value(6), text="text:N"),
+            ]
+            charts.append(alt.layer(*layers).properties(width=inner, height=250, title=title))
+        both = alt.vconcat(*charts) if stacked else alt.hconcat(*charts)
+        return both.add_params(*params)
+
+    caption = "The chosen activation's value (left) and derivative (right)."
+    if last > 0:
+        caption += (
+            " For a learned or scheduled one the slider goes from the start to the end of training: grey, dashed: the "
+            "start; coloured: the chosen moment, one line per site. The axes stay those of the whole training."
+        )
+    caption += _sites_left_out(left_out)
+    return _figure(
+        "shape",
+        "One function, from start to end",
+        caption,
+        "Two line charts over x: the chosen activation's value and its derivative.",
+        draw,
+        {"shapes": table},
+    )
+
+
+# Both channels sort by a field of the data: their domains are then the same one, and so is their legend.
+_BY_DEPTH = alt.EncodingSortField(field="order", op="min", order="ascending")
+
+
+def _site_lines(width: int, sites: Sequence[str]) -> dict[str, Any]:
+    """Encodings of a line per site: hue and dash while there are few, and beyond that a ramp over their order."""
+    beside = width >= 600
+    place: dict[str, Any] = {"orient": "right" if beside else "bottom"}
+    if len(sites) > len(HUES):
+        legend = alt.Legend(title=["Sites, first", "to last"] if beside else "Sites, first to last", **place)
+        return {"color": _site_hue(alt.Color, sites, legend), "detail": "site:N"}
+    legend = alt.Legend(title="Site", columns=1 if beside else 2, symbolType="stroke", symbolSize=220, labelLimit=110, **place)
+    dashes = [list(DASHES[i % len(DASHES)]) for i in range(len(sites))]
+    dash = alt.StrokeDash("site:N", sort=_BY_DEPTH, scale=alt.Scale(range=dashes), legend=legend)
+    return {"color": _site_hue(alt.Color, sites, legend), "strokeDash": dash}
+
+
+def _site_hue(channel: Any, sites: Sequence[str], legend: Any, field: str = "") -> Any:
+    """``field`` names a copy of the site (or of its order), for a channel that must not share the legend."""
+    if len(sites) <= len(HUES):
+        return channel(f"{field or 'site'}:N", sort=_BY_DEPTH, scale=alt.Scale(range=list(HUES)), legend=legend)
+    # The light end of the ramp is cut off because it vanishes on white.
+    ramp = alt.SchemeParams(name="viridis", extent=[0.0, 0.86])
+    return channel(f"{field or 'order'}:Q", scale=alt.Scale(scheme=ramp), legend=legend)
+
+
+def coefficients(data: ReportData, names: Mapping[str, str], traces: aggregate.Traces) -> Figure | Absent:
+    table = traces.coefficients
+    if len(table) == 0:
+        return "No activation in this study has a learned or scheduled coefficient, or none has a finished history yet."
+    drawn = list(dict.fromkeys(str(v) for v in table.values("label")))
+    labels = [label for label in names.values() if label in drawn]
+    sites = list(dict.fromkeys(str(v) for v in table.values("site")))
+    most = dict.fromkeys(labels, 0)
+    for label in labels:
+        pairs = zip(table.values("label"), table.values("name"), strict=True)
+        most[label] = len({n for mine, n in pairs if mine == label})
+    first = max(labels, key=lambda label: most[label])
+
+    def draw(width: int) -> Any:
+        columns = 2 if width >= 600 else 1
+        cell = (width - 130 - 2 * 42 - 18) // 2 if width >= 900 else (width - 130 - 84) // 2 if width >= 600 else width - 60
+        lines = _site_lines(width, sites)
+        # The band takes the same hues through another channel and a copy of the field: one more user of the colour
+        # scale, and Vega-Lite would no longer join its legend with that of the dashes.
+        tint = _site_hue(alt.Fill, sites, None, "band")
+        base = alt.Chart(_source("coefficients"))
+        x = alt.X(
+            "epoch:Q",
+            title="Epoch",
+            axis=alt.Axis(grid=False, tickMinStep=1, tickCount=max(3, cell // 70)),
+            scale=alt.Scale(nice=False),
+        )
+        axis = alt.Axis(tickCount=5, domain=False, ticks=False, minExtent=42)
+        tip = [
+            alt.Tooltip("site:N", title="Site"),
+            alt.Tooltip("epoch:Q", title="Epoch"),
+            alt.Tooltip("mean:Q", title="Mean", format=".4g"),
+            alt.Tooltip("low:Q", title="Low", format=".4g"),
+            alt.Tooltip("high:Q", title="High", format=".4g"),
+            alt.Tooltip("n:Q", title="Trials"),
+        ]
+        y = alt.Y("mean:Q", title=None, scale=alt.Scale(zero=False), axis=axis)
+        layered = alt.layer(
+            base.transform_calculate(band="datum.site" if len(sites) <= len(HUES) else "datum.order")
+            .mark_area(opacity=0.16)
+            .encode(
+                x=x,
+                y=alt.Y("low:Q", title=None, scale=alt.Scale(zero=False), axis=axis),
+                y2="high:Q",
+                fill=tint,
+                detail="site:N",
+            ),
+            base.mark_line(strokeWidth=1.7).encode(x=x, y=y, tooltip=tip, **lines),
+        ).properties(width=cell, height=150)
+        return (
+            layered.facet(
+                facet=alt.Facet("name:N", title=None, header=alt.Header(labelAnchor="start")),
+                columns=columns,
+            )
+            .transform_filter("datum.label === pick_coefficient")
+            .resolve_scale(y="independent")
+            .add_params(_picker("pick_coefficient", "Activation ", labels, first))
+        )
+
+    ns = sorted({int(n) for n in table.numbers("n")})
+    n_text = str(ns[0]) if len(ns) == 1 else f"{ns[0]} to {ns[-1]}"
+    caption = (
+        f"Learned and scheduled coefficients at the end of each epoch, by call site: mean over n = {n_text} trials (line); "
+        f"{BAND_TEXT}."
+    )
+    if traces.channels > 1:
+        caption += (
+            f" A coefficient with one value per channel (up to {traces.channels}) is shown as the mean over channels, and its "
+            "band spans the central 80 % of channels, averaged over trials."
+        )
+    if traces.sites_left_out:
+        caption += f" {wording.counted(traces.sites_left_out, 'series', 'series')} at evenly spaced sites are left out."
+    return _figure(
+        "coefficients",
+        "How the coefficients moved",
+        caption,
+        "Line charts over epochs, one panel per coefficient of the chosen activation, one line per call site.",
+        draw,
+        {"coefficients": table},
+    )
+
+
+def confusions(data: ReportData, names: Mapping[str, str]) -> Figure | Absent:
+    found = aggregate.confusions(data, names)
+    table, classes = found.cells, found.classes
+    if len(table) == 0:
+        return "No confusion matrix yet: it needs a scored test fold."
+    labels = list(dict.fromkeys(str(v) for v in table.values("label")))
+    small = len(classes) <= 3
+    first = labels[0]
+
+    def draw(width: int) -> Any:
+        names_width = min(120, 14 + round(6.6 * max(len(c) for c in classes)))
+        if small:
+            columns = _columns(len(labels), (4, 5) if width >= 900 else (3, 4) if width >= 600 else (2,))
+            cell = min(170, (width - names_width - 20) // columns - 18)
+            cell_height = round(cell * 0.72)
+        else:
+            cell = cell_height = min(width - names_width - 40, 40 * len(classes), 640)
+        base = alt.Chart(_source("confusions"))
+        slanted = max(len(c) for c in classes) * 6.6 > cell / len(classes)
+        x = alt.X(
+            "predicted:N",
+            sort=classes,
+            title="Predicted",
+            axis=alt.Axis(labelAngle=-40 if slanted else 0, ticks=False, domain=False, grid=False, labelLimit=90),
+        )
+        y = alt.Y("true:N", sort=classes, title="True", axis=alt.Axis(ticks=False, domain=False, grid=False, labelLimit=110))
+        tip = [
+            alt.Tooltip("label:N", title="Activation"),
+            alt.Tooltip("true:N", title="True"),
+            alt.Tooltip("predicted:N", title="Predicted"),
+            alt.Tooltip("count:Q", title="Count", format=","),
+            alt.Tooltip("share:Q", title="Share of the true class", format=".2%"),
+        ]
+        layers = [
+            base.mark_rect(color=HEAT, stroke=GRID, strokeWidth=0.6).encode(
+                x=x,
+                y=y,
+                fillOpacity=alt.FillOpacity("share:Q", scale=alt.Scale(domain=[0, 1], range=[0.02, 1]), legend=None),
+                tooltip=tip,
+            )
+        ]
+        if cell / len(classes) >= 24:
+            layers.append(
+                base.mark_text(fontSize=12 if small else min(11, cell / len(classes) / 3.4)).encode(
+                    x=x,
+                    y=y,
+                    text=alt.Text("count:Q", format=","),
+                    color=alt.when("datum.share > 0.45").then(alt.value("#ffffff")).otherwise(alt.value(INK)),
+                )
+            )
+        chart = alt.layer(*layers).properties(width=cell, height=cell_height)
+        if small:
+            return chart.facet(
+                facet=alt.Facet("label:N", sort=labels, title=None, header=alt.Header(labelAnchor="start")),
+                columns=columns,
+            )
+        return chart.transform_filter("datum.label === pick_confusion").add_params(
+            _picker("pick_confusion", "Activation ", labels, first)
+        )
+
+    caption = (
+        f"Test predictions summed over folds and repeats, n = {found.examples:,} per activation: rows are true classes, "
+        f"columns predicted ones. Numbers are counts; shading is the share of the row."
+    )
+    if len(classes) < found.all_classes:
+        caption += f" The {len(classes)} most confused of {found.all_classes} classes; shares are of the whole row."
+    return _figure(
+        "confusions",
+        "Confusion matrices",
+        caption,
+        "Heat maps of true against predicted class, one per activation, with the counts written in the cells.",
+        draw,
+        {"confusions": table},
+    )
+
+
+def gap(data: ReportData, names: Mapping[str, str]) -> Figure | Absent:
+    table = aggregate.gaps(data, names)
+    if len(table) == 0:
+        return NOTHING_SCORED
+    drawn = {str(v) for v in table.values("label")}
+    look = palette(data, names)
+    labels = [label for label in names.values() if label in drawn]
+
+    def draw(width: int) -> Any:
+        inner = width - _label_width(labels) - 20
+        base = alt.Chart(_source("gaps"))
+        y = _activation_axis(labels, look.baseline)
+        moments = ["selected epoch", "last epoch"]
+        legend = alt.Legend(title=None, orient="top")
+        hue = alt.Color("moment:N", scale=alt.Scale(domain=moments, range=[BLUE, ORANGE]), legend=legend)
+        marker = alt.Shape("moment:N", scale=alt.Scale(domain=moments, range=["circle", "diamond"]), legend=legend)
+        offset = alt.YOffset("moment:N", sort=moments, scale=alt.Scale(domain=moments, paddingOuter=0.9))
+        x_title = "Training minus validation accuracy, points"
+        axis = alt.Axis(title=x_title, grid=True, tickCount=max(3, inner // 90))
+        return alt.layer(
+            alt.Chart(_source("unit")).mark_rule(color=QUIET).encode(x=alt.datum(0, type="quantitative")),
+            base.mark_rule(strokeWidth=4, opacity=0.3, strokeCap="round").encode(
+                x=alt.X("low:Q", axis=axis), x2="high:Q", y=y, yOffset=offset, color=hue
+            ),
+            base.mark_point(filled=True, size=62, opacity=1).encode(
+                x=alt.X("mean:Q", axis=axis),
+                y=y,
+                yOffset=offset,
+                color=hue,
+                shape=marker,
+                tooltip=[
+                    alt.Tooltip("label:N", title="Activation"),
+                    alt.Tooltip("moment:N", title="At"),
+                    alt.Tooltip("mean:Q", title="Mean gap", format=".2f"),
+                    alt.Tooltip("low:Q", title="10 %", format=".2f"),
+                    alt.Tooltip("high:Q", title="90 %", format=".2f"),
+                    alt.Tooltip("n:Q", title="Trials"),
+                ],
+            ),
+        ).properties(width=inner, height={"step": 26, "for": "position"})
+
+    return _figure(
+        "gap",
+        "Generalisation gap",
+        f"Training minus validation accuracy, both in evaluation mode: mean over {_n_text(table)} trials per activation "
+        "(marker) and the central 80 % of them (bar), at the selected epoch (lowest validation loss) and at the last one. "
+        "A small gap is not in itself a merit: an activation that hardly fits has none.",
+        "Dot plot, one row per activation: training minus validation accuracy at the selected and at the last epoch.",
+        draw,
+        {"gaps": table, "unit": _UNIT},
+    )
+
+
+def _n_text(table: Table) -> str:
+    ns = sorted({int(n) for n in table.numbers("n")})
+    return f"n = {ns[0]}" if len(ns) == 1 else f"n = {ns[0]} to {ns[-1]}"
+
+
+def times(data: ReportData, names: Mapping[str, str]) -> Figure | Absent:
+    found = aggregate.times(data, names)
+    table = found.table
+    if len(table) == 0:
+        return NOTHING_SCORED
+    drawn = {str(v) for v in table.values("label")}
+    look = palette(data, names)
+    labels = [label for label in names.values() if label in drawn]
+
+    def draw(width: int) -> Any:
+        inner = width - _label_width(labels) - 70
+        base = alt.Chart(_source("times"))
+        y = _activation_axis(labels, look.baseline)
+        axis = alt.Axis(title=f"Time per epoch, {found.unit}", grid=True, tickCount=max(3, inner // 90))
+        x = alt.X("mean:Q", axis=axis, scale=alt.Scale(zero=True))
+        return alt.layer(
+            base.mark_rule(strokeWidth=4, opacity=0.3, color=BLUE, strokeCap="round").encode(
+                x=alt.X("low:Q", axis=axis, scale=alt.Scale(zero=True)), x2="high:Q", y=y
+            ),
+            base.mark_point(filled=True, size=62, opacity=1, color=BLUE, shape="circle").encode(
+                x=x,
+                y=y,
+                tooltip=[
+                    alt.Tooltip("label:N", title="Activation"),
+                    alt.Tooltip("mean:Q", title=f"Mean, {found.unit}", format=".3g"),
+                    alt.Tooltip("low:Q", title="10 %", format=".3g"),
+                    alt.Tooltip("high:Q", title="90 %", format=".3g"),
+                    alt.Tooltip("ratio:Q", title="Ratio to baseline", format=".3f"),
+                    alt.Tooltip("n:Q", title="Trials"),
+                ],
+            ),
+            base.mark_text(align="left", baseline="middle", color=INK).encode(x=alt.value(inner + 12), y=y, text="text:N"),
+        ).properties(width=inner, height=alt.Step(22))
+
+    devices = wording.listed(found.devices)
+    caption = (
+        f"Wall-clock time of one epoch, validation included: mean over {_n_text(table)} trials per activation (marker) and the "
+        f"central 80 % of them (bar)"
+        + (f", on {devices}" if devices else "")
+        + ". The number on the right is the ratio to the baseline. Trials that ran side by side shared the machine: "
+        "the cost of an activation itself has to be measured alone."
+    )
+    if len(found.devices) > 1:
+        caption += " More than one kind of device took part: ratios mix them."
+    return _figure(
+        "times",
+        "Time per epoch",
+        caption,
+        "Dot plot, one row per activation: seconds per epoch and the ratio to the baseline.",
+        draw,
+        {"times": table},
+    )
