@@ -385,7 +385,7 @@ def _show(result: Result, console: Console, baseline: str | None) -> None:
     console.print(table)
     console.print(
         "\nTest scores in points (hundredths), mean +- half of the 95 % interval; differences paired by fold. "
-        f"{_plain(verdict.design)} Practically equal: within {100 * verdict.margin:g} points.",
+        f"{_plain(verdict.design)}",
         style="dim",
     )
     settled = [c for c in verdict.comparisons if c.word in ("BETTER", "WORSE")]
