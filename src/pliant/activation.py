@@ -54,6 +54,8 @@ class Activation(nn.Module):
     """Coefficients that a label always names, given or not."""
     source: ClassVar[str] = ""
     """The paper that defined the function."""
+    version: ClassVar[int] = 1
+    """Bumped by hand when a change alters the numbers that the class gives; part of a trial's identity in the lab."""
 
     progress: Tensor
     """int64, shape (3,): steps taken, steps planned, steps per epoch. Present if a coefficient is scheduled."""

@@ -45,6 +45,11 @@ class Entry:
     """Options that a label always names, given or not: results for LeakyReLU mean nothing without the slope."""
 
     @property
+    def version(self) -> int:
+        """The version of the numbers it gives; torch's own have none beside torch's."""
+        return getattr(self.factory, "version", 0)
+
+    @property
     def summary(self) -> str:
         """The first line of the class's documentation."""
         return (inspect.getdoc(self.factory) or "").partition("\n")[0]

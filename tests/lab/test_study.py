@@ -52,6 +52,12 @@ def test_more_repeats_and_more_activations_reuse_the_trials_of_fewer(small: Stud
     assert set(keys(small)) < set(keys(small.only(["relu", "arelu", "gelu"])))
 
 
+def test_a_new_version_of_an_activation_gives_its_trials_a_new_key(small: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = keys(small)
+    monkeypatch.setattr(AReLU, "version", 2)
+    assert [a == b for a, b in zip(before, keys(small), strict=True)] == [True, False] * 2
+
+
 def test_spelling_does_not_matter_for_identity(small: Study) -> None:
     spelled = Study(**{**small.model_dump(), "activations": ["ReLU", "adaptive_relu"], "baseline": "ReLU"})
     assert keys(spelled) == keys(small)

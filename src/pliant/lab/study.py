@@ -381,6 +381,7 @@ def plan(study: Study) -> tuple[TrialSpec, ...]:
     """
     custom = study.custom
     versions = {"training": TRAINING_VERSION}
+    of_activation = {a: catalog.parse(a).entry.version for a in study.activations if ":" not in a}
     if custom.data is not None:
         fingerprint = custom.data.fingerprint()
     elif study.dataset.name == "arrays":
@@ -424,7 +425,7 @@ def plan(study: Study) -> tuple[TrialSpec, ...]:
                         repeat=repeat,
                         fold=fold,
                         train=study.train,
-                        versions=versions,
+                        versions={**versions, "activation": of_activation.get(activation, 0)},
                     )
                 )
     return tuple(trials)
