@@ -134,6 +134,7 @@ GOOD = 'activations = ["relu"]\ndataset = { name = "wdbc" }\nmodel = { name = "f
         (["run", "srelu-wdbc", "-a", "srelu[gamma=1]"], "no option of SReLU named 'gamma'"),
         (["run", "srelu-wdbc", "--set", "train.epoch=3"], "Did you mean epochs"),
         (["run", "srelu-wdbc", "--set", "train.epochs=-3"], "train.epochs = -3"),
+        (["run", "srelu-wdbc", "--folds", "500"], "too few for 500"),
         (["run", "srelu-wdbc", "--on", "locl"], "Did you mean 'local'"),
         (["run", "srelu-wdbc", "--baseline", "tanh"], "tanh"),
         (["report", "srelu-wdbc"], "There is no store"),
@@ -157,7 +158,7 @@ def test_wrong_key_in_a_study_file(pliant, tmp_path: Path) -> None:
 
 
 def test_a_study_file_runs(pliant, tmp_path: Path) -> None:
-    text = GOOD.replace("}\n", ", options = { width = 8 } }\n", 2).replace('"wdbc", options = { width = 8 }', '"wdbc"')
+    text = GOOD.replace('name = "ffnn"', 'name = "ffnn", options = { width = 8 }')
     code, out, err = pliant(
         "run", study_file(tmp_path, text + "[train]\nepochs = 1\n"), "--folds", "2", "--repeats", "1", "--on", "serial"
     )
@@ -234,6 +235,14 @@ def test_check_holds_a_file_to_the_contract(pliant, tmp_path: Path) -> None:
     assert code == 1
     failed = [r for r in json.loads(out) if r["outcome"] == "failed"]
     assert {(r["activation"], r["check"]) for r in failed} == {("Overflows", "finite")}
+
+
+def test_the_example_of_the_readme_keeps_the_contract(pliant, tmp_path: Path) -> None:
+    text = (Path(__file__).parents[1] / "README.md").read_text()
+    (block,) = (b for b in text.split("```python") if "# my_activation.py" in b)
+    (tmp_path / "mine.py").write_text(block.partition("```")[0])
+    code, out, err = pliant("check", str(tmp_path / "mine.py"))
+    assert code == 0, out + err
 
 
 def test_check_of_nothing(pliant, tmp_path: Path) -> None:

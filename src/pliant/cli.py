@@ -258,7 +258,7 @@ def _listing(what: str) -> list[dict[str, Any]]:
 
     known: dict[str, Callable[[], list[dict[str, Any]]]] = {
         "activations": lambda: [
-            {"name": e.name, "what": e.display, "variants": sorted(e.variants), "aliases": list(e.aliases), "source": e.source}
+            {"name": e.name, "what": e.summary, "variants": sorted(e.variants), "aliases": list(e.aliases), "source": e.source}
             for e in catalog.ALL.values()
         ],
         "models": lambda: [{"name": n, "what": first_line(f)} for n, f in models.ALL.items()],
@@ -356,7 +356,7 @@ def _finish(result: Result, name: str, console: Console, baseline: str | None, o
                 place = f"{row['label']}, repeat {row['repeat']}, fold {row['fold']}"
                 console.print(f"[red]failed:[/] {_plain(place)}: {_plain(str(row['error']))}")
         console.print(
-            f"{counts['failed']} trials failed and {counts['missing']} are missing; the same command tries them again."
+            f"{counts['failed']} trials failed and {counts['missing']} are missing; {_command(result, name, None)} trains them."
         )
     if open_page:
         webbrowser.open(page.resolve().as_uri())

@@ -231,3 +231,22 @@ def test_killed_a_few_times_and_resumed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("executor", ["serial", "local:2"])
 def test_killed_many_times_and_resumed(tmp_path: Path, executor: str) -> None:
     campaign(tmp_path, 24, executor)
+
+
+def test_a_driver_waits_for_trials_that_another_one_holds(small: Study, tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    held = store.trial(plan(small)[0].key)
+    log, released = Log(), []
+
+    class Releases(Log):
+        def event(self, event: Event, trial) -> None:
+            super().event(event, trial)
+            if self.kinds.count("finished") == 3 and not released:
+                released.append(lock.__exit__(None, None, None))
+
+    lock = held.lock()
+    lock.__enter__()
+    log = Releases()
+    result = run(small, store=tmp_path, progress=log)
+    assert result.counts["done"] == 4
+    assert log.kinds.count("finished") == 4, "what another driver held is not told twice"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from torch import nn
 
 from pliant import AReLU, UnknownNameError
 from pliant.lab import Component, Study, papers
+from pliant.lab.network import ModelError
 from pliant.lab.study import StudyError, TrialSpec, plan
 
 
@@ -75,8 +77,8 @@ def test_functions_classes_and_arrays_of_a_user() -> None:
     study = Study(
         name="mine", model=networks.tiny, data=(x, y), activations=["relu", AReLU, networks.MyReLU], folds=2, repeats=1
     )
-    assert study.activations == ("relu", "arelu", "networks:MyReLU")
-    assert study.labels["networks:MyReLU"] == "MyReLU"
+    assert study.activations == ("relu", "arelu", "own:MyReLU")
+    assert study.labels["own:MyReLU"] == "MyReLU"
     assert study.baseline == "relu"
     other = Study(name="mine", model=networks.tiny, data=(x + 1, y), activations=["relu", AReLU], folds=2, repeats=1)
     assert not set(keys(study)) & set(keys(other))
@@ -198,3 +200,130 @@ def test_srelu_wdbc_is_the_study_of_the_paper() -> None:
     assert (study.train.optimizer.name, study.train.optimizer.lr) == ("adam", 1e-3)
     assert study.model.options == {"width": 512, "hidden_layers": 2, "dropout": 0.3}
     assert {"relu", "leakyrelu", "prelu", "elu", "gelu", "sigmoid", "srelu"} <= set(study.activations)
+
+
+X, Y = np.random.default_rng(0).normal(size=(40, 30)), np.arange(40) % 2
+
+
+def own(model, activation="relu") -> list[str]:
+    return keys(Study(name="own", model=model, data=(X, Y), activations=[activation], folds=2, repeats=1))
+
+
+def sized(activation, width: int = 8) -> nn.Module:
+    return nn.Sequential(nn.Linear(30, width), activation(), nn.Linear(width, 1))
+
+
+def closed_over(width: int):
+    def build(activation) -> nn.Module:
+        return nn.Sequential(nn.Linear(30, width), activation(), nn.Linear(width, 1))
+
+    return build
+
+
+class Helper(nn.Module):
+    scale = 1.0
+
+    def forward(self, x):
+        return x * self.scale
+
+
+def test_whatever_changes_a_users_network_changes_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    networks_of_a_user = [
+        sized,
+        functools.partial(sized, width=9),
+        functools.partial(sized, width=10),
+        closed_over(8),
+        closed_over(9),
+    ]
+    found = [own(n)[0] for n in networks_of_a_user]
+    assert len(set(found)) == len(found)
+    assert own(closed_over(9)) == own(closed_over(9))
+
+    def with_helper(activation) -> nn.Module:
+        return nn.Sequential(nn.Linear(30, helper_width()), activation(), nn.Linear(helper_width(), 1))
+
+    global helper_width
+    helper_width = lambda: 8  # noqa: E731
+    before = own(with_helper)
+    helper_width = lambda: 9  # noqa: E731
+    assert own(with_helper) != before, "a helper that changed is a change, though the function did not"
+
+
+def test_whatever_changes_a_users_activation_changes_the_key() -> None:
+    slopes = [functools.partial(nn.LeakyReLU, 0.1), functools.partial(nn.LeakyReLU, 0.2)]
+    assert own(sized, slopes[0]) != own(sized, slopes[1])
+    assert own(sized, slopes[0]) == own(sized, functools.partial(nn.LeakyReLU, 0.1))
+    with pytest.raises(StudyError, match="Two different activations of the study are called 'LeakyReLU'"):
+        Study(name="own", model=sized, data=(X, Y), activations=["relu", *slopes])
+
+
+def test_a_value_whose_changes_cannot_be_seen_is_refused() -> None:
+    hidden = object()
+
+    def build(activation) -> nn.Module:
+        assert hidden
+        return sized(activation)
+
+    with pytest.raises(ModelError, match="whose changes could not be seen"):
+        own(build)
+
+
+def test_defaults_that_are_written_out_are_no_other_trial(small: Study) -> None:
+    written = small.override(["model.options.hidden_layers=2", "model.options.dropout=0.3"])
+    assert keys(written) == keys(small)
+
+
+def test_an_override_replaces_what_was_brought_as_an_object() -> None:
+    study = Study(name="own", model=sized, data=(X, Y), activations=["relu"], folds=2, repeats=1)
+    changed = study.override(["dataset.name=wdbc", "dataset.options={}"])
+    assert changed.custom.data is None
+    assert changed.custom.model is sized
+    assert plan(changed)[0].data_sha256 != plan(study)[0].data_sha256
+
+
+def test_options_are_frozen_too(small: Study) -> None:
+    with pytest.raises(TypeError, match="frozen"):
+        small.model.options["width"] = 9
+
+
+def test_the_folder_of_a_changed_study_does_not_depend_on_the_order_of_changes(small: Study) -> None:
+    assert small.only(["gelu", "relu"]).directory == small.only(["relu", "gelu"]).directory
+    one, two = ["train.epochs=5", "protocol.seed=2"], ["protocol.seed=2", "train.epochs=5"]
+    assert small.override(one).directory == small.override(two).directory != small.override(one[:1]).directory
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ("model.options.width=abc", "expected int, such as the default 512"),
+        ("model.options.width=32.5", "expected int"),
+        ("model.options.width=true", "expected int"),
+        ("dataset.options.foo=1", "no key 'dataset.options.foo'"),
+        ("train.optimizer.momentum=0.9", "momentum has no effect on adam"),
+        ("margin=1", "less than 1"),
+    ],
+)
+def test_changes_that_make_no_sense(small: Study, change: str, expected: str) -> None:
+    with pytest.raises(StudyError, match=expected):
+        plan(small.override([change]))
+
+
+def test_a_network_instead_of_a_function() -> None:
+    with pytest.raises(StudyError, match="expected a function that builds one"):
+        own(sized(nn.ReLU))
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        (lambda activation: nn.Linear(30, 1), "never called activation"),
+        (lambda activation: nn.Sequential(nn.Linear(7, 1), activation()), "cannot be built and run on two examples"),
+        (
+            lambda activation: nn.Sequential(nn.Linear(30, 8), activation, nn.Linear(8, 1)),
+            "makes a new one",
+        ),
+    ],
+)
+def test_networks_of_a_user_are_tried_before_anything_runs(model, expected: str) -> None:
+    with pytest.raises(ModelError, match=expected):
+        own(model)

@@ -130,10 +130,14 @@ class Result:
     def report_data(self, *, baseline: str | None = None, command: str = "") -> ReportData:
         """Everything the page shows, as plain data."""
         paper = papers.context(self.study)
-        changed = [f"Changed on the command line: {' '.join(self.study.overrides)}."] if self.study.overrides else []
+        changed = []
+        if self.study.overrides:
+            changed = [f"This is not the study as it is defined; changed: {' '.join(self.study.overrides)}."]
+            if paper.deviations:
+                changed.append("The deviations below describe the study as it is defined, without these changes.")
         histories = _Histories(self.store, [r["key"] for r in self.rows if r["outcome"] in ("done", "diverged")])
         return ReportData(
-            title=self.study.title or self.study.name,
+            title=(self.study.title or self.study.name) + (" (changed)" if self.study.overrides else ""),
             question=self.study.question,
             study=self.study.model_dump(mode="json"),
             rows=self.rows,
@@ -141,10 +145,10 @@ class Result:
             histories=histories,
             confusions=self._confusions(),
             class_names=self._classes(),
-            shapes=[self._shape(a, histories) for a in self.study.activations],
+            shapes=[shape for a in self.study.activations if (shape := self._shape(a, histories)) is not None],
             printed=paper.printed,
             deviations=paper.deviations,
-            notes=[*changed, *paper.notes],
+            notes=[*changed, *(() if self.study.overrides else paper.notes)],
             environment=self._environment(),
             command=command,
             paper=paper.paper,
@@ -187,7 +191,14 @@ class Result:
             "Page written on": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
         }
 
-    def _shape(self, activation: str, histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Shape:
+    def _shape(self, activation: str, histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Shape | None:
+        """The curve of an activation; None where it has no curve, because its output depends on more than one input."""
+        try:
+            return self._curve(activation, histories)
+        except (RuntimeError, IndexError, ValueError, TypeError):
+            return None
+
+    def _curve(self, activation: str, histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Shape:
         label = self.study.labels[activation]
         own = self.study.custom.activations.get(activation)
         module = own() if own is not None else catalog.create(activation)
@@ -202,7 +213,7 @@ class Result:
             )
         keys = [r["key"] for r in self.rows if r["activation"] == activation and r["key"] in histories]
         epochs = [list(histories[k]) for k in keys]
-        stages = [_stage("start", None, module)] if not epochs else list(_learned(module, epochs))
+        stages = [_stage("start", None, _at(module, module.values()))] if not epochs else list(_learned(module, epochs))
         learned = any(isinstance(k, Learned) for k in module.kinds.values())
         return Shape(activation, label, "learned" if learned else "plain", stages)
 
@@ -227,7 +238,9 @@ class _Histories(Mapping[str, Sequence[Mapping[str, Any]]]):
 
 
 def _at(module: Activation, values: Sequence[float | Tensor]) -> Any:
-    return lambda x: type(module).function(x, *values)
+    # One curve for a site: where a coefficient differs by channel, its mean.
+    numbers = [v.detach().double().mean().item() if isinstance(v, Tensor) else v for v in values]
+    return lambda x: type(module).function(x, *numbers)
 
 
 def _learned(module: Activation, trials: Sequence[Sequence[Mapping[str, Any]]]) -> Iterator[Stage]:
@@ -235,7 +248,7 @@ def _learned(module: Activation, trials: Sequence[Sequence[Mapping[str, Any]]]) 
     last = min(len(epochs) for epochs in trials)
     sites = list(trials[0][-1]["coefficients"])
     for site in sites or [None]:
-        yield _stage("start", site, module)
+        yield _stage("start", site, _at(module, module.values()))
     for epoch in sorted({max(1, round(last * share)) for share in (0.1, 0.25, 0.5, 0.75, 1.0)}):
         for site in sites:
             values: list[float | Tensor] = []

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
+import torch
+
 from pliant.lab import executors
 from pliant.lab.datasets import Data
 from pliant.lab.executors import Event, Executor, Job
+from pliant.lab.protocol import split
 from pliant.lab.result import Result
 from pliant.lab.store import Store, TrialBusyError
 from pliant.lab.study import Component, Custom, Study, TrialSpec, activation_factory, dataset_of, plan
@@ -18,6 +22,8 @@ from pliant.lab.train import build, train
 __all__ = ["DEFAULT_STORE", "Progress", "run"]
 
 DEFAULT_STORE = Path("pliant-store")
+BUSY_WAIT = 1.0
+"""Seconds between looks at trials that another driver is training."""
 
 
 class Progress(Protocol):
@@ -60,7 +66,9 @@ def run(
     executor = executors.create(on) if isinstance(on, str) else on
     trials = plan(study)
     # Tried once here, before anything is written, so that a mistake is one clear error and not one failure a trial.
-    build(trials[0], _load(study.dataset, study.custom), study.custom)
+    data = _load(study.dataset, study.custom)
+    split(trials[0], data)
+    build(trials[0], data, study.custom)
     for spec in trials[: len(study.activations)]:
         activation_factory(spec, study.custom)()
     results = Store(Path(store))
@@ -70,7 +78,13 @@ def run(
     if progress is not None:
         progress.planned(study, trials, waiting)
 
+    busy: set[str] = set()
+
     def on_event(event: Event) -> None:
+        if "busy" in event.data:
+            busy.add(event.key)
+        if event.key in busy and event.kind != "failed":
+            return
         if event.kind == "failed":
             results.trial(event.key).fail(event.message, event.attempt)
         if progress is not None:
@@ -78,8 +92,14 @@ def run(
 
     work = functools.partial(run_trial, root=str(results.root), custom=study.custom, checkpoint_every=checkpoint_every)
     try:
-        if waiting:
-            executor.run([Job(spec.key, spec.model_dump_json()) for spec in waiting], work, on_event)
+        jobs = [Job(spec.key, spec.model_dump_json()) for spec in waiting]
+        while jobs:
+            executor.run(jobs, work, on_event)
+            # Another driver has these: wait for its results, or take over if it dies.
+            jobs = [job for job in jobs if job.key in busy]
+            busy.clear()
+            if jobs:
+                time.sleep(BUSY_WAIT)
     finally:
         if progress is not None:
             progress.finished()
@@ -95,17 +115,21 @@ def run_trial(
     checkpoint_every: float,
 ) -> None:
     """What an executor's worker does: one trial, from its spec to its result in the store at ``root``."""
+    # One thread is fastest for a small network, and its sums are the same wherever the trial runs.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     spec = TrialSpec.model_validate_json(job.payload)
     trial = Store(Path(root)).trial(spec.key)
     try:
-        with trial.lock():
+        with trial.lock(), torch.random.fork_rng(devices=[]):
             if trial.outcome() in ("done", "diverged"):
                 return
             trial.begin(spec.model_dump(mode="json"))
             train(spec, _load(spec.dataset, custom), custom, trial, report, checkpoint_every=checkpoint_every)
     except TrialBusyError:
-        # Another driver on the same store has it: its result will be there for both.
-        return
+        report({"busy": 1.0})
+    finally:
+        torch.set_num_threads(threads)
 
 
 _loaded: dict[str, Data] = {}

@@ -7,15 +7,17 @@ same command finds its results again, and a study with more repeats reuses the t
 from __future__ import annotations
 
 import difflib
+import functools
 import hashlib
 import inspect
 import json
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import pydantic
+import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
@@ -23,6 +25,7 @@ from pliant import catalog
 from pliant.errors import PliantError, unknown
 from pliant.lab import datasets, models
 from pliant.lab.datasets import Arrays, Data
+from pliant.lab.network import construct, module_identity, source_identity
 
 __all__ = ["Component", "Custom", "Optimizer", "Protocol", "Study", "StudyError", "Train", "TrialSpec", "canonical", "plan"]
 
@@ -46,11 +49,20 @@ class _Frozen(BaseModel):
         return hash(canonical(self.model_dump(mode="json")))
 
 
+class _Options(dict[str, Any]):
+    """A dict that stays as it is, as everything in a study does."""
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        raise TypeError(f"the options of a study are frozen; make a new study with {key}={value!r}, for example by override()")
+
+    __delitem__ = update = pop = clear = setdefault = __setitem__  # type: ignore[assignment]
+
+
 class Component(_Frozen):
     """A data set or a network by name, with its options."""
 
     name: str
-    options: dict[str, bool | int | float | str] = Field(default_factory=dict)
+    options: Annotated[dict[str, bool | int | float | str], pydantic.AfterValidator(_Options)] = Field(default_factory=dict)
 
 
 class Optimizer(_Frozen):
@@ -63,6 +75,15 @@ class Optimizer(_Frozen):
     momentum: float = Field(0.0, ge=0, lt=1)
     weight_decay: float = Field(0.0, ge=0)
     activation_lr_multiplier: float = Field(1.0, ge=0)
+
+    @pydantic.model_validator(mode="after")
+    def _no_idle_constants(self) -> Self:
+        # A constant that does nothing would still give the trials another identity, and their reader another belief.
+        if self.name != "sgd" and self.momentum:
+            raise ValueError(f"momentum has no effect on {self.name}; use betas")
+        if self.name == "sgd" and (self.betas, self.eps) != ((0.9, 0.999), 1e-8):
+            raise ValueError("betas and eps have no effect on sgd; leave them out")
+        return self
 
 
 class Train(_Frozen):
@@ -121,19 +142,6 @@ class Custom(BaseModel):
     activations: dict[str, Callable[..., nn.Module]] = Field(default_factory=dict)
 
 
-def _source(thing: Any) -> str:
-    """sha256 of the source code of a function or class; of its import path where there is no source to read."""
-    try:
-        text = inspect.getsource(thing)
-    except (OSError, TypeError):
-        text = f"{getattr(thing, '__module__', '?')}.{getattr(thing, '__qualname__', repr(type(thing)))}"
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _path(thing: Any) -> str:
-    return f"{getattr(thing, '__module__', '?')}:{getattr(thing, '__qualname__', type(thing).__qualname__)}"
-
-
 class Study(_Frozen):
     """A comparison of activations: everything but the activation is the same on both sides.
 
@@ -168,7 +176,7 @@ class Study(_Frozen):
     activations: tuple[str, ...] = Field(min_length=1)
     baseline: str = ""
     metric: Literal["accuracy", "precision", "recall", "f1", "f1_weighted", "auc"] = "accuracy"
-    margin: float = Field(0.01, ge=0)
+    margin: float = Field(0.01, ge=0, lt=1)
     protocol: Protocol = Protocol()
     train: Train = Train()
     overrides: tuple[str, ...] = ()
@@ -193,7 +201,9 @@ class Study(_Frozen):
         """The study's folder in a store: its name, marked where the command line changed it."""
         if not self.overrides:
             return self.name
-        return f"{self.name}.{hashlib.sha256(canonical(self.overrides).encode()).hexdigest()[:8]}"
+        values = self.model_dump(mode="json", exclude={"overrides", "title", "question"})
+        values["activations"] = sorted(self.activations)
+        return f"{self.name}.{hashlib.sha256(canonical(values).encode()).hexdigest()[:8]}"
 
     @property
     def labels(self) -> dict[str, str]:
@@ -219,7 +229,7 @@ class Study(_Frozen):
                 if not isinstance(at.get(parent), dict):
                     raise StudyError(_no_key(".".join(parents[: i + 1]), at))
                 at = at[parent]
-            if last not in at and parents[-1:] != ["options"]:
+            if (last not in at and parents[-1:] != ["options"]) or path.strip() == "overrides":
                 raise StudyError(_no_key(path.strip(), at))
             at[last] = _toml(text.strip())
         values["overrides"] = (*self.overrides, *changes)
@@ -233,7 +243,9 @@ class Study(_Frozen):
         """
         if not activations:
             return self
-        wanted = [str(catalog.parse(a)) if a not in self.custom.activations else a for a in activations]
+        own = {_activation_name(a): a for a in self.custom.activations.values()}
+        named = [a if isinstance(a, str) else _activation_name(a) for a in activations]
+        wanted = [a if a in own else str(catalog.parse(a)) for a in named]
         names = dict.fromkeys([*([] if self.baseline in wanted else [self.baseline]), *wanted])
         return self._again(
             {**self.model_dump(), "activations": tuple(names), "overrides": (*self.overrides, *(f"-a {a}" for a in wanted))}
@@ -241,7 +253,13 @@ class Study(_Frozen):
 
     def _again(self, values: dict[str, Any]) -> Study:
         study = Study(**values)
-        object.__setattr__(study, "_custom", self._custom)
+        # What was brought as an object goes where the change names something else in its place.
+        custom = Custom(
+            model=self._custom.model if study.model == self.model else None,
+            data=self._custom.data if study.dataset == self.dataset else None,
+            activations=self._custom.activations,
+        )
+        object.__setattr__(study, "_custom", custom)
         return study
 
     @classmethod
@@ -266,7 +284,8 @@ _SHORT = {"folds": "protocol", "repeats": "protocol", "seed": "protocol", "epoch
 
 def _resolve(given: dict[str, Any]) -> tuple[dict[str, Any], Custom]:
     """Split what a user wrote into plain data, which identifies the study, and Python objects, which do the work."""
-    model, data, acts = None, None, {}
+    model, data = None, None
+    acts: dict[str, Any] = {}
     if "data" in given:
         if "dataset" in given:
             raise StudyError("The study was given both data and dataset, which mean the same; give one of them.")
@@ -274,6 +293,10 @@ def _resolve(given: dict[str, Any]) -> tuple[dict[str, Any], Custom]:
     for short, section in _SHORT.items():
         if short in given:
             part = given.get(section, {})
+            if not isinstance(part, BaseModel | Mapping):
+                raise StudyError(
+                    f"The study's {section} is {part!r}; expected a table of its keys, or a {section.title()} object."
+                )
             part = part.model_dump() if isinstance(part, BaseModel) else dict(part)
             given[section] = {**part, short: given.pop(short)}
 
@@ -286,9 +309,14 @@ def _resolve(given: dict[str, Any]) -> tuple[dict[str, Any], Custom]:
     network = given.get("model")
     if isinstance(network, str):
         given["model"] = Component(name=network)
-    elif callable(network) and not isinstance(network, Component):
+    elif isinstance(network, nn.Module):
+        raise StudyError(
+            f"The study was given a network of type {type(network).__name__} as its model; expected a function that builds "
+            "one, because every trial needs a new one: def build(activation): return ..."
+        )
+    elif callable(network):
         model = network
-        given["model"] = Component(name=_path(network), options={"source": _source(network)})
+        given["model"] = Component(name=_name(network), options={"source": source_identity(network)})
 
     listed = given.get("activations", ())
     if isinstance(listed, str) or not isinstance(listed, Iterable):
@@ -298,6 +326,11 @@ def _resolve(given: dict[str, Any]) -> tuple[dict[str, Any], Custom]:
         if not isinstance(item, str):
             name = _activation_name(item)
             if name not in catalog.ALL:
+                if acts.get(name, item) is not item:
+                    raise StudyError(
+                        f"Two different activations of the study are called {name.removeprefix('own:')!r}, so their results "
+                        "could not be told apart. Define each as a function or class with a name of its own."
+                    )
                 acts[name] = item
         else:
             # A name with ":" is a user's own class in a study that is read back; it resolves only next to that class.
@@ -322,11 +355,18 @@ def _activation_name(item: Any) -> str:
     if isinstance(item, nn.Module):
         raise StudyError(
             f"The study was given the activation object {item!r}; expected a name, a class or a function that makes a new one, "
-            "because every call site of every trial needs its own. Write for example lambda: ... as a named function."
+            "because every call site of every trial needs its own: def mine(): return ..."
         )
     if not callable(item):
         raise StudyError(f"The study was given {item!r} as an activation; expected a name such as 'relu', or a module class.")
-    return _path(item)
+    return f"own:{_name(item)}"
+
+
+def _name(thing: Any) -> str:
+    """What a user's function or class is called, wherever it is defined: a script and its import are the same thing."""
+    while isinstance(thing, functools.partial):
+        thing = thing.func
+    return str(getattr(thing, "__qualname__", type(thing).__qualname__)).rpartition("<locals>.")[2]
 
 
 def _toml(text: str) -> Any:
@@ -338,9 +378,10 @@ def _toml(text: str) -> Any:
 
 def _no_key(path: str, siblings: Iterable[str]) -> str:
     name = path.rpartition(".")[2]
-    near = difflib.get_close_matches(name, list(siblings), n=3, cutoff=0.5)
+    siblings = sorted({*siblings} - {"overrides"})
+    near = difflib.get_close_matches(name, siblings, n=3, cutoff=0.5)
     hint = f"Did you mean {' or '.join(near)}? " if near else ""
-    return f"A study has no key {path!r}. {hint}Here it has: {', '.join(sorted(siblings))}."
+    return f"A study has no key {path!r}. {hint}Here it has: {', '.join(siblings) or 'none'}."
 
 
 def _explain(error: pydantic.ValidationError, name: str) -> str:
@@ -357,7 +398,8 @@ def _explain(error: pydantic.ValidationError, name: str) -> str:
         elif item["type"] == "missing":
             lines.append(f"The key {'.'.join(path)!r} is missing.")
         else:
-            lines.append(f"{'.'.join(path)} = {item['input']!r}: {item['msg'].lower()}.")
+            given = "" if isinstance(item["input"], dict) else f" = {item['input']!r}"
+            lines.append(f"{'.'.join(path)}{given}: {item['msg'].lower().removeprefix('value error, ')}.")
     return f"The study {name!r} cannot be used. " + " ".join(lines)
 
 
@@ -390,32 +432,35 @@ def plan(study: Study) -> tuple[TrialSpec, ...]:
         dataset = dataset_of(study.dataset)
         fingerprint = dataset.sha256
         versions["dataset"] = dataset.version
+    _check_options("dataset", study.dataset, None if custom.data is not None else dataset_of(study.dataset).load)
+    model, sources = study.model, {}
     if custom.model is None:
         if study.model.name not in models.ALL:
             raise unknown("network", study.model.name, models.ALL)
         versions["model"] = models.VERSIONS[study.model.name]
-        known = [
-            p.name
-            for p in inspect.signature(models.ALL[study.model.name]).parameters.values()
-            if p.kind is p.KEYWORD_ONLY and p.default is not p.empty
-        ]
-        for option in study.model.options:
-            if option not in known:
-                raise StudyError(_no_key(f"model.options.{option}", known))
+        defaults = _check_options("model", study.model, models.ALL[study.model.name])
+        # With the defaults filled in, a default that is written out is no other trial.
+        model = Component(name=study.model.name, options={**defaults, **study.model.options})
+    else:
+        data = custom.data or dataset_of(study.dataset).load()
+        example = torch.tensor(data.x[:2], dtype=torch.float32)
+        network, _ = construct(custom.model, nn.Identity, example, len(data.classes), {}, 0, study.model.name)
+        sources["network"] = module_identity(network)
+    identities = {name: [source_identity(factory), _identity_of(factory, name)] for name, factory in custom.activations.items()}
     trials = []
     for repeat in range(study.protocol.repeats):
         for fold in range(study.protocol.folds):
             for activation in study.activations:
-                own: dict[str, str] = {}
+                own = dict(sources)
                 if activation in custom.activations:
-                    own["activation"] = _source(custom.activations[activation])
+                    own["activation"], own["activation_module"] = identities[activation]
                 elif ":" in activation:
                     raise StudyError(f"The activation {activation!r} is a class that only the program that made the study has.")
                 trials.append(
                     TrialSpec(
                         dataset=study.dataset,
                         data_sha256=fingerprint,
-                        model=study.model,
+                        model=model,
                         activation=activation,
                         sources=own,
                         folds=study.protocol.folds,
@@ -429,6 +474,43 @@ def plan(study: Study) -> tuple[TrialSpec, ...]:
                     )
                 )
     return tuple(trials)
+
+
+def _identity_of(factory: Callable[..., nn.Module], name: str) -> str:
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            module = factory()
+    except PliantError:
+        raise
+    except Exception as error:
+        raise StudyError(
+            f"The activation {name.removeprefix('own:')} cannot be made: {type(error).__name__}: {error}."
+        ) from error
+    if not isinstance(module, nn.Module):
+        raise StudyError(
+            f"The activation {name.removeprefix('own:')} made {type(module).__name__}, but a torch.nn.Module was expected. "
+            "Give the class itself, or a function that returns a new module."
+        )
+    return module_identity(module)
+
+
+def _check_options(section: str, component: Component, function: Callable[..., Any] | None) -> dict[str, Any]:
+    """The options of a component and their defaults, once those given are known and of their defaults' types."""
+    if function is None:
+        return {}
+    parameters = inspect.signature(function).parameters.values()
+    defaults = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is not p.empty}
+    for option, value in component.options.items():
+        if option not in defaults:
+            raise StudyError(_no_key(f"{section}.options.{option}", defaults))
+        expected: tuple[type, ...] = (int, float) if isinstance(defaults[option], float) else (type(defaults[option]),)
+        if not isinstance(value, expected) or (isinstance(value, bool) and bool not in expected):
+            raise StudyError(
+                f"{section}.options.{option} was given as {value!r}; expected {' or '.join(t.__name__ for t in expected)}, "
+                f"such as the default {defaults[option]!r}."
+            )
+    return defaults
 
 
 def activation_factory(spec: TrialSpec, custom: Custom) -> Callable[[], nn.Module]:

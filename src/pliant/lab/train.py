@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import json
 import math
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -23,10 +22,10 @@ from torch import Tensor, nn
 from pliant.activation import Activation
 from pliant.clock import Clock
 from pliant.coefficients import Fixed
-from pliant.errors import PliantError
-from pliant.groups import is_activation, param_groups
+from pliant.groups import activation_parameters, param_groups
 from pliant.lab import models
 from pliant.lab.datasets import Data
+from pliant.lab.network import construct
 from pliant.lab.protocol import Split, seed_of, split
 from pliant.lab.score import score
 from pliant.lab.store import TrialDirectory
@@ -35,10 +34,7 @@ from pliant.lab.study import Custom, Optimizer, TrialSpec, activation_factory
 __all__ = ["build", "coefficients", "train"]
 
 EVALUATION_BATCH = 8192
-
-
-class ModelError(PliantError, ValueError):
-    """A network that does not do what the lab asks of it."""
+PARTS = ("train", "validation", "test")
 
 
 @dataclass
@@ -60,12 +56,12 @@ def train(
     report: Callable[[Mapping[str, float]], None] = lambda _: None,
     *,
     checkpoint_every: float = 20.0,
-    threads: int = 1,
 ) -> None:
     """Run a trial, or what is left of it, and write its result into its directory.
 
     Randomness is re-seeded each epoch from the spec's seed, repeat, fold and the epoch, and never from the activation: trials
-    that are compared see the same initial weights, batches and dropout masks, and a resumed trial goes on exactly.
+    that are compared see the same initial weights and batches, and the same dropout masks unless an activation draws random
+    numbers itself in its forward pass. A resumed trial goes on exactly.
 
     Args:
         data: what ``spec.dataset`` names, whole.
@@ -73,18 +69,16 @@ def train(
         trial: where checkpoint, history, predictions and result go.
         report: called after each epoch with epoch, epochs and validation_accuracy.
         checkpoint_every: seconds between checkpoints; 0 writes one each epoch. Does not change numbers.
-        threads: of torch on the CPU. One is fastest for small networks; sums can differ in the last bits between counts.
 
     Raises:
         DataError, ModelError: the data or the network cannot be used.
         StorageFullError: the disk is full; what was finished stays finished.
     """
-    torch.set_num_threads(threads)
     parts = split(spec, data)
     x, y = _tensors(spec, data, parts)
-    network = build(spec, data, custom)
-    optimizer = _optimizer(network, spec.train.optimizer)
-    per_epoch = math.ceil(len(parts.train) / spec.train.batch_size)
+    network, activations = build(spec, data, custom)
+    optimizer = _optimizer(network, spec.train.optimizer, activations)
+    per_epoch = len(_batched(torch.arange(len(parts.train)), spec.train.batch_size))
     clock = Clock(network, spec.train.epochs * per_epoch, per_epoch)
     best = copy.deepcopy(network.state_dict())
     state = _State()
@@ -136,9 +130,7 @@ def train(
                 "selected_epoch": state.best_epoch,
                 "epochs": state.epoch,
                 "parameters": sum(p.numel() for p in network.parameters()),
-                "activation_parameters": sum(
-                    p.numel() for m in network.modules() if is_activation(m) for p in m.parameters(recurse=False)
-                ),
+                "activation_parameters": sum(p.numel() for p in activation_parameters(network, activations)),
                 "seconds": state.seconds,
                 "seconds_per_epoch": state.seconds / state.epoch,
                 "device": str(x.device),
@@ -147,7 +139,7 @@ def train(
                 "started": started,
                 "finished": datetime.now(UTC).isoformat(timespec="seconds"),
                 "resumed_from_epoch": 0 if saved is None else int(_metadata(saved)["epoch"]),
-                "threads": threads,
+                "threads": torch.get_num_threads(),
                 "torch": torch.__version__,
                 "numpy": np.__version__,
                 "python": platform.python_version(),
@@ -163,53 +155,35 @@ def _tensors(spec: TrialSpec, data: Data, parts: Split) -> tuple[Tensor, Tensor]
         fitted = x[parts.train].astype(np.float64)
         mean, sd = fitted.mean(axis=0), fitted.std(axis=0)
         # A feature that is constant on the fitted part carries nothing to scale; 1 leaves it at zero there.
-        x = ((x - mean) / np.where(sd > 0, sd, 1.0)).astype(np.float32)
-    return torch.from_numpy(x), torch.from_numpy(data.y)
+        x = (x - mean) / np.where(sd > 0, sd, 1.0)
+    return torch.tensor(x, dtype=torch.float32), torch.tensor(data.y)
 
 
-def build(spec: TrialSpec, data: Data, custom: Custom) -> nn.Module:
-    """The network of a trial with its initial weights: the same for every activation of one repeat and fold.
+def build(spec: TrialSpec, data: Data, custom: Custom) -> tuple[nn.Module, list[nn.Module]]:
+    """The network of a trial and its activations. The initial weights are the same for every activation of one fold.
 
     Raises:
-        ModelError: the function does not return a network, or the network does not return one number (two classes) or C
-            numbers for an example.
+        ModelError: see :func:`pliant.lab.network.construct`.
     """
-    function: Callable[..., Any] = custom.model or models.ALL[spec.model.name]
-    make = activation_factory(spec, custom)
-
-    def activation() -> nn.Module:
-        # An activation that draws random numbers while it is built must not shift the draws of the weights.
-        with torch.random.fork_rng(devices=[]):
-            return make()
-
-    outputs = 1 if data.task == "binary" else len(data.classes)
-    offered: dict[str, Any] = {"input_shape": tuple(data.x.shape[1:]), "outputs": outputs}
-    parameters = inspect.signature(function).parameters
-    told = {n: v for n, v in offered.items() if n in parameters}
-    options = {} if custom.model else spec.model.options
-    torch.manual_seed(seed_of("weights", spec.seed, spec.repeat, spec.fold))
-    network = function(activation, **told, **options)
-    if not isinstance(network, nn.Module):
-        raise ModelError(
-            f"The function {spec.model.name} returned {type(network).__name__}, but a torch.nn.Module was expected."
-        )
-    if not any(p.requires_grad for p in network.parameters()):
-        raise ModelError(f"The network of {spec.model.name} has no parameter to train.")
-    network.eval()
-    with torch.no_grad():
-        logits = network(torch.from_numpy(data.x[:2]))
-    allowed = {(2, len(data.classes))} | ({(2, 1), (2,)} if data.task == "binary" else set())
-    if not isinstance(logits, Tensor) or tuple(logits.shape) not in allowed:
-        given = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise ModelError(
-            f"The network of {spec.model.name} returned {given} for 2 examples of shape {tuple(data.x.shape[1:])}, but "
-            f"logits of shape {' or '.join(map(str, sorted(allowed, key=len, reverse=True)))} were expected."
-        )
-    return network
+    return construct(
+        custom.model or models.ALL[spec.model.name],
+        activation_factory(spec, custom),
+        torch.tensor(data.x[:2], dtype=torch.float32),
+        len(data.classes),
+        {} if custom.model else spec.model.options,
+        seed_of("weights", spec.seed, spec.repeat, spec.fold),
+        spec.model.name,
+    )
 
 
-def _optimizer(network: nn.Module, wanted: Optimizer) -> torch.optim.Optimizer:
-    groups = param_groups(network, wanted.weight_decay, lr=wanted.lr, lr_multiplier=wanted.activation_lr_multiplier)
+def _optimizer(network: nn.Module, wanted: Optimizer, activations: Collection[nn.Module]) -> torch.optim.Optimizer:
+    groups = param_groups(
+        network,
+        wanted.weight_decay,
+        lr=wanted.lr,
+        lr_multiplier=wanted.activation_lr_multiplier,
+        activations=activations,
+    )
     if wanted.name == "sgd":
         return torch.optim.SGD(groups, lr=wanted.lr, momentum=wanted.momentum, fused=True)
     kind = torch.optim.AdamW if wanted.name == "adamw" else torch.optim.Adam
@@ -222,13 +196,13 @@ def _stop(state: _State, spec: TrialSpec) -> bool:
 
 
 def _loss(logits: Tensor, y: Tensor, reduction: str = "mean") -> Tensor:
-    if logits.dim() == 1 or logits.shape[1] == 1:
+    if logits.numel() == len(y):
         return nn.functional.binary_cross_entropy_with_logits(logits.flatten(), y.to(logits.dtype), reduction=reduction)
     return nn.functional.cross_entropy(logits, y, reduction=reduction)
 
 
 def _correct(logits: Tensor, y: Tensor) -> int:
-    if logits.dim() == 1 or logits.shape[1] == 1:
+    if logits.numel() == len(y):
         return int(((logits.flatten() > 0) == (y == 1)).sum())
     return int((logits.argmax(1) == y).sum())
 
@@ -245,7 +219,7 @@ def _epoch(
     """One pass over the fitted part: mean loss in nats and accuracy over its examples, as they were while weights moved."""
     network.train()
     total, correct = 0.0, 0
-    for rows in torch.split(order, batch_size):
+    for rows in _batched(order, batch_size):
         logits, target = network(x[rows]), y[rows]
         loss = _loss(logits, target)
         value = loss.item()
@@ -260,6 +234,14 @@ def _epoch(
     return total / len(order), correct / len(order)
 
 
+def _batched(order: Tensor, batch_size: int) -> list[Tensor]:
+    batches = list(torch.split(order, batch_size))
+    if len(batches) > 1 and len(batches[-1]) == 1:
+        # A single example has no batch statistics to normalise with.
+        batches[-2:] = [torch.cat(batches[-2:])]
+    return batches
+
+
 def _batches(network: nn.Module, x: Tensor) -> Iterator[Tensor]:
     network.eval()
     with torch.no_grad():
@@ -268,13 +250,13 @@ def _batches(network: nn.Module, x: Tensor) -> Iterator[Tensor]:
 
 
 def _evaluate(network: nn.Module, x: Tensor, y: Tensor) -> tuple[float, float]:
-    logits = torch.cat(list(_batches(network, x)))
+    logits = torch.cat([part.reshape(-1, 1) if part.dim() < 2 else part for part in _batches(network, x)])
     return float(_loss(logits, y)), _correct(logits, y) / len(y)
 
 
 def _probabilities(network: nn.Module, x: Tensor) -> NDArray[np.float64]:
-    logits = torch.cat(list(_batches(network, x))).double()
-    if logits.dim() == 1 or logits.shape[1] == 1:
+    logits = torch.cat([part.reshape(-1, 1) if part.dim() < 2 else part for part in _batches(network, x)]).double()
+    if logits.numel() == len(x):
         return logits.flatten().sigmoid().numpy()
     probabilities = logits.softmax(1)
     return (probabilities[:, 1] if logits.shape[1] == 2 else probabilities).numpy()
@@ -297,10 +279,14 @@ def _measure(
         if not suffix:
             network.load_state_dict(best)
         broken = not usable if not suffix else state.diverged
-        for name in ("train", "validation", "test"):
+        parts_scores = {} if broken else {n: _probabilities(network, x[torch.from_numpy(getattr(parts, n))]) for n in PARTS}
+        if not all(np.isfinite(s).all() for s in parts_scores.values()):
+            # Finite while it was trained, and not on what it had not seen: that is a divergence like any other.
+            state.diverged = broken = True
+        for name in PARTS:
             rows = torch.from_numpy(getattr(parts, name))
             # A network that diverged has no opinion; it is scored as the class frequencies of what it was fitted on.
-            scores = _frequencies(data, parts, len(rows)) if broken else _probabilities(network, x[rows])
+            scores = _frequencies(data, parts, len(rows)) if broken else parts_scores[name]
             for metric, value in score(y[rows].numpy(), scores, data.task).items():
                 row[f"{name}_{metric}{suffix}"] = value
             if name == "test":

@@ -221,7 +221,8 @@ def judge(
     the smallest believable spread decides.
 
     Diverged trials are scored and count like any other; if one has no value, its comparison comes out CANNOT TELL,
-    because a verdict on the survivors would flatter the activation that diverges. A trial whose partner is missing or
+    because a verdict on the survivors would flatter the activation that diverges. So does a comparison with a pair in
+    which both diverged, because a tie of two broken networks is no evidence. A trial whose partner is missing or
     failed is left out, and a warning says so.
 
     Raises:
@@ -498,7 +499,7 @@ class _Study:
         samples = []
         for activation, pair, same in zip(others, pairs, identical, strict=True):
             sample = self.sample(activation, pair, metric)
-            if self.silenced(activation, metric) or self.silenced(baseline, metric):
+            if self.silenced(activation, metric) or self.silenced(baseline, metric) or self.both_diverged(activation, baseline):
                 sample = replace(sample, sd=math.nan)
             elif same and sample.n > 1 and not self.told_apart(activation, baseline, metric, pair):
                 sample = replace(sample, mean=0.0, sd=0.0)
@@ -570,6 +571,11 @@ class _Study:
     def silenced(self, activation: str, metric: str) -> int:
         """How many trials diverged without a score: the rest cannot speak for the activation."""
         return sum(t.outcome == "diverged" for t in self.unscored(activation, metric))
+
+    def both_diverged(self, activation: str, baseline: str) -> int:
+        """In how many pairs neither trial gave a network: their equal scores are no evidence that the two are equal."""
+        mine, theirs = self.trials[activation], self.trials[baseline]
+        return sum(mine[p].outcome == theirs[p].outcome == "diverged" for p in mine.keys() & theirs.keys())
 
     def told_apart(self, activation: str, baseline: str, metric: str, places: Iterable[Place]) -> bool:
         """Whether trials with the same counts are different trainings after all, by the losses in the rows."""

@@ -24,12 +24,12 @@ class Data:
     """Examples and their classes, in memory.
 
     Args:
-        x: float32, shape (n, ...): one example a row, all finite.
+        x: float32, or float64 if given so, shape (n, ...): one example a row, all finite. Read-only.
         y: int64, shape (n,): classes 0 .. C-1, each with at least one example.
         classes: C names. With two classes, class 1 is the positive one.
     """
 
-    x: NDArray[np.float32]
+    x: NDArray[np.float32] | NDArray[np.float64]
     y: NDArray[np.int64]
     classes: tuple[str, ...]
 
@@ -40,7 +40,12 @@ class Data:
         Raises:
             DataError: shapes that do not match, too few examples, values that are not finite, labels that are not 0 .. C-1.
         """
-        features, labels = np.asarray(x), np.asarray(y)
+        try:
+            features, labels = np.asarray(x), np.asarray(y)
+        except ValueError as error:
+            raise DataError(f"{name}: the examples or labels are not arrays of one shape: {error}.") from None
+        if labels.dtype.kind not in "fiub":
+            raise DataError(f"{name}: the labels are of type {labels.dtype}; expected class numbers 0, 1, 2, ...")
         if features.dtype.kind not in "fiub" or features.ndim < 2:
             raise DataError(
                 f"{name}: the examples have shape {features.shape} and type {features.dtype}, but a numeric array of shape "
@@ -70,7 +75,13 @@ class Data:
         names = tuple(map(str, classes)) if classes is not None else tuple(map(str, present))
         if len(names) != len(present):
             raise DataError(f"{name}: {len(names)} class names were given for {len(present)} classes; give one name a class.")
-        return cls(np.ascontiguousarray(features, dtype=np.float32), labels, names)
+        if np.abs(features).max() > np.finfo(np.float32).max:
+            raise DataError(f"{name}: some values are too large for float32, which networks compute in. Rescale the features.")
+        # Kept in float64 where it came so: a large offset, as in a time stamp, must be subtracted before rounding.
+        kept: Any = np.array(features, dtype=np.float64 if features.dtype == np.float64 else np.float32, order="C")
+        classes_of = labels.copy()
+        kept.flags.writeable = classes_of.flags.writeable = False
+        return cls(kept, classes_of, names)
 
     @property
     def task(self) -> Literal["binary", "multiclass"]:

@@ -34,7 +34,7 @@ class WDBC:
     def load(cls) -> Data:
         bunch = sklearn.datasets.load_breast_cancer()
         # scikit-learn numbers malignant 0; class 1 is the positive one here, and the paper's positive class is malignant.
-        data = Data.of(bunch.data, 1 - bunch.target, ("benign", "malignant"), cls.name)
+        data = Data.of(np.float32(bunch.data), 1 - bunch.target, ("benign", "malignant"), cls.name)
         return _verified(data, cls.name, cls.sha256)
 
 
