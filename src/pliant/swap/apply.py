@@ -40,7 +40,7 @@ class Swap:
 def swap_(model: nn.Module, what: Plan | dict[Key, Any], **options: Any) -> Swap:
     """Exchange activations in place. The classes of all modules, hooks, checkpoint keys and all else stay.
 
-    A module that is called at one place is replaced in the place where it is registered. Where a forward calls functions, or one
+    A module that is called at one place is replaced where it is registered. Where a forward calls functions, or one
     module at several places, the instance gets a ``forward`` made of its own source with those calls redirected, and the new
     modules lie in ``activation_sites``, or in the place of the module that was called several times. All survive copying and
     pickling; :func:`restore_` undoes it.
@@ -94,15 +94,15 @@ def _modules(what: Plan) -> list[nn.Module]:
         first, where = shared.setdefault(key, (module, site))
         if [p.shape for p in first.parameters()] != [p.shape for p in module.parameters()]:
             raise SwapError(
-                f"parameters={what.parameters!r} would share one module between {where.name} and {site.name}, which have different "
-                "numbers of channels. Use per_channel=False or parameters='site'."
+                f"parameters={what.parameters!r} would share one module between {where.name} and {site.name}, which have "
+                "different numbers of channels. Use per_channel=False or parameters='site'."
             )
         modules.append(first)
     return modules
 
 
 def restore_(model: nn.Module) -> nn.Module:
-    """Undo every swap in the model, in place, also in a copy or after loading a pickle. The new modules and their values are gone.
+    """Undo every swap in the model, in place, also in a copy or after loading a pickle. The new modules are gone.
 
     Raises:
         SwapError: the model is not swapped.

@@ -139,7 +139,7 @@ def rule_for_module(module: nn.Module, rules: list[Rule]) -> Rule | None:
 
 
 def spelling(function: Any) -> tuple[Family, Form, str] | None:
-    """What an intercepted torch function is: its family, whether it is a function or a method, and the name it was called by."""
+    """What an intercepted torch function is: its family, whether it is a function or a method, and its name."""
     if family := _BY_FUNCTION.get(id(function)):
         return family, "function", str(function.__name__)
     name = getattr(function, "__name__", "")

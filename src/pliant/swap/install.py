@@ -121,11 +121,11 @@ def install(model: nn.Module, sites: list[Site], left: list[Site], modules: list
             _hooks(old, module)
             _put(place, name, module)
         else:
-            container = PerCall([new.get(id(s), old) for s in group])
-            container.training = place.training
+            several = PerCall([new.get(id(s), old) for s in group])
+            several.training = place.training
             for s in chosen:
                 _hooks(old, new[id(s)])
-            _put(place, name, container)
+            _put(place, name, several)
             for i, site in enumerate(group):
                 at(site, i)
     # A line whose call changes at one of its runs only needs a module for the others as well.
@@ -137,7 +137,7 @@ def install(model: nn.Module, sites: list[Site], left: list[Site], modules: list
                 _record(host).sites = True
                 host.activation_sites = Sites()
                 host.activation_sites.training = host.training
-            container = host.activation_sites
+            container: Any = host.activation_sites
             title = site.old if isinstance(site.old, str) else getattr(site.old, "__name__", type(site.old).__name__.lower())
             title = str(title).rstrip("_")
             name = next(n for i in range(len(container) + 1) if (n := f"{title}_{i}" if i else title) not in container._modules)

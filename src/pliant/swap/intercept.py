@@ -73,8 +73,8 @@ class Intercepted:
         self.__dict__.update(state)
         if self.python != sys.version_info[:2]:
             raise SwapError(
-                f"This model was swapped under Python {'.'.join(map(str, self.python))} at places that are found by the stack of "
-                "that version. Load it there, call pliant.restore_, save it, and swap again here."
+                f"This model was swapped under Python {'.'.join(map(str, self.python))} at places that are found by the stack "
+                "of that version. Load it there, call pliant.restore_, save it, and swap again here."
             )
 
 
@@ -110,7 +110,8 @@ def _dispatch(container: PerCall, x: Tensor) -> Tensor:
         owner, chain, _ = callers(sys._getframe(1), of=container)
         if found := running.find(owner, chain):
             slot, time = found
-            return _apply(container[int(_name_at(slot, time))], x, slot.inplace)  # type: ignore[no-any-return]
+            module: Any = container[int(_name_at(slot, time))]
+            return _apply(module, x, slot.inplace)  # type: ignore[no-any-return]
     return PerCall._refuse(container)
 
 

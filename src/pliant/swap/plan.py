@@ -35,8 +35,8 @@ class Site:
     name: str
     """Module path, and for a function ``()``; with ``:2`` the second of several calls."""
     kind: str
-    """``module``: the module is replaced. ``call``: one of several calls of a module. ``function``, ``method``. ``intercepted``:
-    correct in eager, but compilers and exporters cannot follow."""
+    """``module``: the module is replaced. ``call``: one of several calls of a module. ``function``, ``method``. ``intercepted``: correct
+    in eager, but compilers and exporters cannot follow."""
     old: nn.Module | Callable[..., Any] | str
     """What is called now: the module, the function, or the name of the tensor's method."""
     calls: int
@@ -71,8 +71,8 @@ class Site:
             return self.call.channel_dim
         if len(self.shape) == 3 or not self.shape:
             raise SwapError(
-                f"{self.name} has inputs of shape {self.shape}, and nothing before it tells which dimension holds the channels. "
-                "Use per_channel=False, or a callable(site) that builds the module with the channels you want."
+                f"{self.name} has inputs of shape {self.shape}, and nothing before it tells which dimension holds the "
+                "channels. Use per_channel=False, or a callable(site) that builds the module with the channels you want."
             )
         return 1 if len(self.shape) > 1 else 0
 
@@ -88,7 +88,7 @@ class Site:
             for hooks in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks"):
                 getattr(module, hooks).clear()
             if hasattr(module, "inplace"):
-                module.inplace = False
+                module.__dict__["inplace"] = False
             return module
         args, kwargs = self.call.arguments
         family = self.rule.family
@@ -192,8 +192,8 @@ def plan(
 
     Args:
         model: any module.
-        mapping: what to replace by what. A module class covers its subclasses, **and the functions and tensor methods of the same
-            name** (``nn.ReLU``: ``F.relu``, ``torch.relu``, ``x.relu()``, in place or not), because that is what a reader of the
+        mapping: what to replace by what. A module class covers its subclasses, **and the functions and tensor methods of the
+            same name** (``nn.ReLU``: ``F.relu``, ``torch.relu``, ``x.relu()``, in place or not), because that is what a reader of the
             model calls a ReLU; ``forms`` narrows it. A key that is a function or ``torch.Tensor.relu`` covers functions or
             methods alone and overrules the class. A value is an activation class, a catalogue string (``"prelu[init=0.1]"``), a
             module that is copied, a factory without arguments, or a callable(site) that returns a module.
@@ -225,8 +225,8 @@ def plan(
             found, output = probe(model, examples[training], rules, training)
         except Exception as error:
             raise SwapError(
-                f"The model cannot be run in {mode} mode with the example given: {type(error).__name__}: {error}. Give an example "
-                f"that works{', in train mode by train_example=' if training else ''}, or leave the mode out with modes=."
+                f"The model cannot be run in {mode} mode with the example given: {type(error).__name__}: {error}. Give an "
+                f"example that works{', in train mode by train_example=' if training else ''}, or leave the mode out with modes=."
             ) from error
         calls += found
         outputs[training] = tensors_of(output)
@@ -452,8 +452,8 @@ def _build(site: Site, per_channel: bool, preserve: bool, transition: float | No
         module = None
     if not isinstance(module, nn.Module):
         raise SwapError(
-            f"The mapping gives {value!r} for {site.rule.title}, which is no module. Give an activation class, a catalogue string "
-            "such as 'prelu[init=0.1]', a factory, or a callable(site) that returns a module."
+            f"The mapping gives {value!r} for {site.rule.title}, which is no module. Give an activation class, a catalogue "
+            "string such as 'prelu[init=0.1]', a factory, or a callable(site) that returns a module."
         )
     if transition is not None:
         module = Transition(site.old_module(), module, until=transition)
@@ -461,7 +461,8 @@ def _build(site: Site, per_channel: bool, preserve: bool, transition: float | No
     if parameter is None:
         parameter = next((p for p in _above(site) if p.is_floating_point()), None)
     dtype = parameter.dtype if parameter is not None else site.dtype if site.dtype.is_floating_point else None
-    return module.to(device=site.device, dtype=dtype).train(site.owner.training)
+    placed: nn.Module = module.to(device=site.device, dtype=dtype).train(site.owner.training)
+    return placed
 
 
 def _above(site: Site) -> Iterator[nn.Parameter]:

@@ -53,8 +53,8 @@ class PerCall(nn.ModuleList):
 
     def _refuse(self) -> NoReturn:
         raise SwapError(
-            f"One activation was exchanged for {len(self)}, one for each place that calls it, and is now called from a place that "
-            "the plan never saw. Give pliant.plan an example that goes there, or parameters='module' to share one."
+            f"One activation was exchanged for {len(self)}, one for each place that calls it, and is now called from a "
+            "place that the plan never saw. Give pliant.plan an example that goes there, or parameters='module' to share one."
         )
 
 
@@ -289,6 +289,11 @@ class Rewritten:
     def __name__(self) -> str:
         return "forward"
 
+    @property
+    def __code__(self) -> CodeType:
+        # torch.export reads it to tell the user where a model comes from.
+        return self.recipe.function.__code__
+
     def __getstate__(self) -> dict[str, Any]:
         return {"owner": self.owner, "host": self.host, "recipe": self.recipe}
 
@@ -348,8 +353,8 @@ def _name_at(slot: Slot, time: int) -> str | int:
         if len(set(slot.names)) == 1:
             return slot.names[0]
         raise SwapError(
-            f"A line of the model calls its activation for the {time + 1}th time in one forward, but ran {len(slot.names)} times "
-            "when the swap was planned, and each time has parameters of its own. Plan with an example of this size, or with "
+            f"A line of the model calls its activation for the {time + 1}th time in one forward, but ran {len(slot.names)} "
+            "times when the swap was planned, and each time has parameters of its own. Plan with an example of this size, or with "
             "parameters='module'."
         )
     return slot.names[time]
@@ -425,10 +430,10 @@ def _resolve(code: CodeType, owner: nn.Module) -> FunctionType | None:
                 return plain  # type: ignore[no-any-return]
     for module in list(sys.modules.values()):
         if getattr(module, "__file__", None) == code.co_filename:
-            value: Any = module
+            found: Any = module
             for name in code.co_qualname.split("."):
-                value = getattr(value, name, None)
-            plain = getattr(value, "__func__", value)
+                found = getattr(found, name, None)
+            plain = getattr(found, "__func__", found)
             if getattr(plain, "__code__", None) is code:
                 return plain  # type: ignore[no-any-return]
     return None

@@ -98,8 +98,8 @@ def preserving(old: nn.Module | str, new: type[Any], *, channels: int | None = N
         ]
         title = getattr(new, "__name__", new)
         raise SwapError(
-            f"{title} cannot compute {module!r} for any of its coefficients; {', '.join(able) or 'no activation of Pliant'} can. "
-            f"To get from the one to the other gradually, use pliant.Transition(old, {title}(), until=0.1)."
+            f"{title} cannot compute {module!r} for any of its coefficients; {', '.join(able) or 'no activation of Pliant'} "
+            f"can. To get from the one to the other gradually, use pliant.Transition(old, {title}(), until=0.1)."
         )
     given: dict[str, Any] = {}
     for c in new.coefficients:
@@ -153,8 +153,8 @@ class Share(Activation):
 class Transition(nn.Module):
     """From an old activation to a new one, little by little: ``old(x) + w * (new(x) - old(x))`` with w from 0 to 1.
 
-    A :class:`pliant.Clock` moves w; without one it stays 0 and the model as it was. Afterwards :func:`pliant.finish_` leaves the new
-    activation alone in its place.
+    A :class:`pliant.Clock` moves w; without one it stays 0 and the model as it was. Afterwards :func:`pliant.finish_` leaves the
+    new activation alone in its place.
 
     Args:
         old, new: the two activations; neither in place.
@@ -182,7 +182,7 @@ class Transition(nn.Module):
     @property
     def weight(self) -> float:
         """The current weight of the new activation (waits for the device)."""
-        return float(self.mix.weight)
+        return float(self.mix.values()[0])
 
 
 def finish_(model: nn.Module, *, early: bool = False) -> int:
@@ -201,8 +201,8 @@ def finish_(model: nn.Module, *, early: bool = False) -> int:
     for _, name, child in found:
         if not early and child.weight != 1.0:
             raise SwapError(
-                f"The transition {name!r} is at weight {child.weight:.4g} of 1, and ending it now would make the outputs jump. Drive it "
-                "to its end with pliant.Clock, or pass early=True."
+                f"The transition {name!r} is at weight {child.weight:.4g} of 1, and ending it now would make the outputs jump. "
+                "Drive it to its end with pliant.Clock, or pass early=True."
             )
     for module, name, child in found:
         for hooks in ("_forward_hooks", "_forward_pre_hooks"):
