@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +30,9 @@ class Before:
     children: dict[str, nn.Module] = field(default_factory=dict)
     attributes: dict[str, Any] = field(default_factory=dict)
     sites: bool = False
+    """Whether ``activation_sites`` was not there."""
+    names: list[str] = field(default_factory=list)
+    """What was added to an ``activation_sites`` that was there."""
 
 
 class Unchanged(nn.Module):
@@ -137,11 +142,14 @@ def install(model: nn.Module, sites: list[Site], left: list[Site], modules: list
                 _record(host).sites = True
                 host.activation_sites = Sites()
                 host.activation_sites.training = host.training
+            record = _record(host)
             container: Any = host.activation_sites
             title = site.old if isinstance(site.old, str) else getattr(site.old, "__name__", type(site.old).__name__.lower())
             title = str(title).rstrip("_")
             name = next(n for i in range(len(container) + 1) if (n := f"{title}_{i}" if i else title) not in container._modules)
             container._modules[name] = new.get(id(site)) or Unchanged(site.old, site.call.arguments)
+            if not record.sites:
+                record.names.append(name)
             at(site, name)
     for site in sites:
         for module in {id(m): m for m in (site.owner, *(site.slot[:1] if site.slot else ()))}.values():
@@ -177,6 +185,18 @@ def _redirect(owner: nn.Module, host: nn.Module, rows: dict[Any, list[tuple[int,
         _set(owner, "forward", Intercepted(owner, host, caught, owner.__dict__.get("forward")))
 
 
+@contextlib.contextmanager
+def for_now(model: nn.Module) -> Iterator[None]:
+    """Whatever is installed inside is undone at the end, down to what was there at the start, and not to before that."""
+    records = [(m, m.__dict__.pop(_RECORD)) for m in model.modules() if _RECORD in m.__dict__]
+    try:
+        yield
+    finally:
+        restore(model)
+        for module, record in records:
+            module.__dict__[_RECORD] = record
+
+
 def restore(model: nn.Module) -> int:
     """Undo every swap in the model; the number of modules that were touched."""
     count = 0
@@ -193,6 +213,8 @@ def restore(model: nn.Module) -> int:
             module._modules[name] = old.train(module.training)
         if before.sites:
             del module._modules["activation_sites"]
+        for name in before.names:
+            del module._modules["activation_sites"]._modules[name]  # type: ignore[union-attr]
         for name, value in before.attributes.items():
             module.__dict__.pop(name, None)
             # Not by identity: a copy or a pickle of the mark is another string.

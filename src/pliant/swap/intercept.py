@@ -100,7 +100,8 @@ class _Running(TorchFunctionMode):
             owner, chain, _ = callers(sys._getframe(1))
             if found := self.find(owner, chain):
                 slot, time = found
-                module = self.intercepted.host.activation_sites[str(_name_at(slot, time))]  # type: ignore[index]
+                sites: Any = self.intercepted.host.activation_sites
+                module = sites[str(_name_at(slot, time))]
                 return _apply(module, args[0] if args else kwargs["input"], slot.inplace)
         return func(*args, **kwargs)
 

@@ -17,7 +17,7 @@ from pliant import catalog
 from pliant.activation import Activation
 from pliant.swap.errors import SwapError
 from pliant.swap.families import Key, Rule, rule_for_module, rules_of
-from pliant.swap.install import Unchanged, install, restore
+from pliant.swap.install import Unchanged, for_now, install
 from pliant.swap.probe import Call, Example, probe, run, tensors_of, untouched
 from pliant.swap.rewrite import is_discarded, steps
 from pliant.swap.start import Transition, preserving
@@ -35,8 +35,8 @@ class Site:
     name: str
     """Module path, and for a function ``()``; with ``:2`` the second of several calls."""
     kind: str
-    """``module``: the module is replaced. ``call``: one of several calls of a module. ``function``, ``method``. ``intercepted``: correct
-    in eager, but compilers and exporters cannot follow."""
+    """``module``: the module is replaced. ``call``: one of several calls of a module. ``function``, ``method``.
+    ``intercepted``: correct in eager, but compilers and exporters cannot follow."""
     old: nn.Module | Callable[..., Any] | str
     """What is called now: the module, the function, or the name of the tensor's method."""
     calls: int
@@ -50,6 +50,7 @@ class Site:
     rule: Rule = field(repr=False)
     owner: nn.Module = field(repr=False)
     owner_name: str = field(repr=False)
+    root: nn.Module = field(repr=False)
     dtype: torch.dtype = field(repr=False)
     device: torch.device = field(repr=False)
     call: Call = field(repr=False)
@@ -193,8 +194,8 @@ def plan(
     Args:
         model: any module.
         mapping: what to replace by what. A module class covers its subclasses, **and the functions and tensor methods of the
-            same name** (``nn.ReLU``: ``F.relu``, ``torch.relu``, ``x.relu()``, in place or not), because that is what a reader of the
-            model calls a ReLU; ``forms`` narrows it. A key that is a function or ``torch.Tensor.relu`` covers functions or
+            same name** (``nn.ReLU``: ``F.relu``, ``torch.relu``, ``x.relu()``, in place or not), because that is what a reader of
+            the model calls a ReLU; ``forms`` narrows it. A key that is a function or ``torch.Tensor.relu`` covers functions or
             methods alone and overrules the class. A value is an activation class, a catalogue string (``"prelu[init=0.1]"``), a
             module that is copied, a factory without arguments, or a callable(site) that returns a module.
         example: a tensor, a tuple of arguments, a dict of keyword arguments, or a function that runs the model.
@@ -226,7 +227,8 @@ def plan(
         except Exception as error:
             raise SwapError(
                 f"The model cannot be run in {mode} mode with the example given: {type(error).__name__}: {error}. Give an "
-                f"example that works{', in train mode by train_example=' if training else ''}, or leave the mode out with modes=."
+                f"example that works{', in train mode by train_example=' if training else ''}, or leave the mode "
+                "out with modes=."
             ) from error
         calls += found
         outputs[training] = tensors_of(output)
@@ -306,6 +308,7 @@ def _sites(model: nn.Module, calls: list[Call], rules: list[Rule]) -> tuple[list
             first.rule,
             first.owner,
             owner_name,
+            model,
             first.dtype,
             first.device,
             first,
@@ -385,8 +388,8 @@ def _trial(
     same = True
     hits: dict[int, int] = {}
     stand_ins = [_StandIn(s) for s in result.sites]
-    install(model, result.sites, result.left, list(stand_ins))
-    try:
+    with for_now(model):
+        install(model, result.sites, result.left, list(stand_ins))
         for training, expected in outputs.items():
             with untouched(model, training):
                 try:
@@ -397,8 +400,6 @@ def _trial(
             for i, stand_in in enumerate(stand_ins):
                 hits[i] = max(hits.get(i, 0), stand_in.hits)
                 stand_in.hits = 0
-    finally:
-        restore(model)
     for i, site in enumerate(result.sites):
         if hits[i] != site.calls:
             wrong.append(site)
@@ -466,8 +467,7 @@ def _build(site: Site, per_channel: bool, preserve: bool, transition: float | No
 
 
 def _above(site: Site) -> Iterator[nn.Parameter]:
-    root: Any = getattr(site, "root", None)
-    return iter(root.parameters()) if root is not None else iter(())
+    return site.root.parameters()
 
 
 def _describe(module: nn.Module) -> str:

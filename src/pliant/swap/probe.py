@@ -125,8 +125,8 @@ _PRODUCTS = {torch.mul, torch.Tensor.mul, torch.Tensor.mul_, torch.multiply, tor
 _MOVES = {"permute", "transpose", "reshape", "view", "flatten", "movedim", "t", "swapaxes", "matmul", "unflatten", "squeeze",
           "unsqueeze", "__matmul__", "bmm", "einsum", "select", "__getitem__"}  # fmt: skip
 _VIEWS = {"view", "reshape", "expand", "expand_as", "unsqueeze", "squeeze", "permute", "transpose", "view_as", "__getitem__",
-          "clone", "contiguous", "to", "type_as", "chunk", "split", "div", "__truediv__", "div_", "flatten", "add", "__add__", "__sub__",
-          "interpolate", "sub", "__rsub__", "float"}  # fmt: skip
+          "clone", "contiguous", "to", "type_as", "chunk", "split", "div", "__truediv__", "div_", "flatten", "add", "__add__",
+          "__sub__",          "interpolate", "sub", "__rsub__", "float"}  # fmt: skip
 
 
 class _Recorder(TorchFunctionMode):

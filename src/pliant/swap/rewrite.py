@@ -354,8 +354,8 @@ def _name_at(slot: Slot, time: int) -> str | int:
             return slot.names[0]
         raise SwapError(
             f"A line of the model calls its activation for the {time + 1}th time in one forward, but ran {len(slot.names)} "
-            "times when the swap was planned, and each time has parameters of its own. Plan with an example of this size, or with "
-            "parameters='module'."
+            "times when the swap was planned, and each time has parameters of its own. Plan with an example of this size, or "
+            "with parameters='module'."
         )
     return slot.names[time]
 
