@@ -99,7 +99,7 @@ def transformers_cases() -> Iterator[Case]:
     pixels = {"pixel_values": torch.randn(2, 3, 32, 32)}
     yield "BertModel", lambda: t.BertModel(t.BertConfig(**small)), tokens, None
     yield "RobertaModel (relu)", lambda: t.RobertaModel(t.RobertaConfig(**small, hidden_act="relu")), tokens, None
-    yield "AlbertModel", lambda: t.AlbertModel(t.AlbertConfig(**small, embedding_size=16)), tokens, None
+    yield "AlbertModel", lambda: t.AlbertModel(t.AlbertConfig(**small, embedding_size=16, hidden_act="gelu")), tokens, None
     yield (
         "DistilBertModel",
         lambda: t.DistilBertModel(t.DistilBertConfig(dim=32, n_layers=2, n_heads=2, hidden_dim=64)),

@@ -132,8 +132,10 @@ _VIEWS = {"view", "reshape", "expand", "expand_as", "unsqueeze", "squeeze", "per
 class _Recorder(TorchFunctionMode):
     """Sees every torch function of a run, and through a global hook every module."""
 
-    def __init__(self, rules: list[Rule], slots: dict[int, tuple[nn.Module, str, nn.Module]]) -> None:
+    def __init__(self, rules: list[Rule], slots: dict[int, tuple[nn.Module, str, nn.Module]], training: bool) -> None:
         super().__init__()
+        # Not that of each owner: batch norms stay in eval mode, and timm's hold activations.
+        self.training = training
         self.rules = rules
         self.slots = slots
         self.calls: list[Call] = []
@@ -191,7 +193,7 @@ class _Recorder(TorchFunctionMode):
         rest = (tuple(args[1:]), {k: v for k, v in kwargs.items() if k != "input"})
         dim = self._dims.get(id(x))
         call = Call(
-            rule, form, owner, chain, time, old, slot, inplace, rest, tuple(x.shape), x.dtype, x.device, dim, owner.training
+            rule, form, owner, chain, time, old, slot, inplace, rest, tuple(x.shape), x.dtype, x.device, dim, self.training
         )
         self.calls.append(call)
         return call
@@ -295,7 +297,7 @@ def probe(model: nn.Module, example: Example, rules: list[Rule], training: bool)
         training: the mode to run in. Batch norm keeps its running statistics in either.
     """
     with untouched(model, training), _separate(model, rules) as slots:
-        recorder = _Recorder(rules, slots)
+        recorder = _Recorder(rules, slots, training)
         hooks = [
             register_module_forward_pre_hook(recorder.before),
             register_module_forward_hook(recorder.after),
