@@ -36,7 +36,8 @@ TIMM = {
     "pnasnet5large": 96, "xception41": 64, "legacy_xception": 96, "cspresnet50": 64, "vovnet39a": 64, "ese_vovnet19b_dw": 64,
     "ghostnet_100": 64, "selecsls42b": 64, "skresnet18": 64, "resnest14d": 64, "seresnet18": 64, "resnetv2_50": 64,
     "tresnet_m": 64, "regnetx_002": 64, "efficientnet_b0": 64, "mixnet_s": 64, "rexnet_100": 64, "hardcorenas_a": 64,
-    "inception_v4": 96, "inception_resnet_v2": 96, "repvgg_a0": 64, "levit_128s": 224, "convnextv2_atto": 64, "coatnet_0_rw_224": 224,
+    "inception_v4": 96, "inception_resnet_v2": 96, "repvgg_a0": 64, "levit_128s": 224, "convnextv2_atto": 64,
+    "coatnet_0_rw_224": 224,
     "deit_tiny_patch16_224": 224, "mixer_s32_224": 224, "poolformer_s12": 64, "fastvit_t8": 64, "edgenext_xx_small": 64,
     "densenet121": 64, "nf_resnet50": 64,
 }  # fmt: skip
@@ -176,8 +177,8 @@ def main() -> None:
     torch.set_num_threads(2)
     lines = [
         "# What a swap finds", "",
-        "Written by `scripts/swap_table.py`: models with random weights, every ReLU, SiLU, LeakyReLU, ELU, GELU, Hardswish and ReLU6",
-        "exchanged for an activation that computes the same function. *Found* and *swapped* count places in the source of each",
+        "Written by `scripts/swap_table.py`: models with random weights, every ReLU, SiLU, LeakyReLU, ELU, GELU, Hardswish and",
+        "ReLU6 exchanged for an activation that computes the same function. *Found* and *swapped* count places in the source of each",
         "module; *train* are those that run in train mode only, *idle* modules that the example never reaches. *Difference* is the",
         "largest of any output element in eval mode; *keys* whether every checkpoint key is still there; *restored* whether",
         "`restore_` gives back the same keys and bit-identical outputs. Seconds are those of `pliant.plan` on 2 CPU cores.", "",
@@ -190,8 +191,8 @@ def main() -> None:
             print(f"{library} is not installed")
             continue
         lines += [f"## {library} {version} (torch {torch.__version__})", ""]
-        lines += ["| model | found | swapped | train | idle | module | call | function | method | intercepted | difference | keys | "
-                  "restored | s |", "|" + " --- |" * 14]  # fmt: skip
+        lines += ["| model | found | swapped | train | idle | module | call | function | method | intercepted | difference | "
+                  "keys | restored | s |", "|" + " --- |" * 14]  # fmt: skip
         for case in cases[library]():
             if given.only and given.only not in case[0]:
                 continue

@@ -153,8 +153,8 @@ class Share(Activation):
 class Transition(nn.Module):
     """From an old activation to a new one, little by little: ``old(x) + w * (new(x) - old(x))`` with w from 0 to 1.
 
-    A :class:`pliant.Clock` moves w; without one it stays 0 and the model as it was. At the end :func:`pliant.finish_` leaves the
-    new activation alone in its place.
+    A :class:`pliant.Clock` moves w; without one it stays 0 and the model as it was. At the end :func:`pliant.finish_` leaves
+    the new activation alone in its place.
 
     Args:
         old, new: the two activations; neither in place.
