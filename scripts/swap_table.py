@@ -178,9 +178,9 @@ def main() -> None:
     lines = [
         "# What a swap finds", "",
         "Written by `scripts/swap_table.py`: models with random weights, every ReLU, SiLU, LeakyReLU, ELU, GELU, Hardswish and",
-        "ReLU6 exchanged for an activation that computes the same function. *Found* and *swapped* count places in the source of each",
-        "module; *train* are those that run in train mode only, *idle* modules that the example never reaches. *Difference* is the",
-        "largest of any output element in eval mode; *keys* whether every checkpoint key is still there; *restored* whether",
+        "ReLU6 exchanged for an activation that computes the same function. *Found* and *swapped* count places in the source of",
+        "each module; *train* are those that run in train mode only, *idle* modules that the example never reaches. *Difference* is",
+        "the largest of any output element in eval mode; *keys* whether every checkpoint key is still there; *restored* whether",
         "`restore_` gives back the same keys and bit-identical outputs. Seconds are those of `pliant.plan` on 2 CPU cores.", "",
     ]  # fmt: skip
     cases = {"torchvision": torchvision_cases, "timm": timm_cases, "transformers": transformers_cases}

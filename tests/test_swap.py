@@ -561,3 +561,46 @@ def test_an_activation_inside_a_batch_norm() -> None:
     found = plan(model, {nn.ReLU: AReLU}, example=X)
     assert [(s.name, s.kind, s.calls, s.modes) for s in found] == [("1.act", "module", 1, {"train", "eval"})]
     swap_(model, found)
+
+
+class Steps(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.zeros(3)
+        for step in x.unbind(1):
+            h = F.relu(self.linear(step) + h)
+        return h
+
+
+def test_a_line_that_runs_more_often_than_planned() -> None:
+    model = Steps()
+    short, long = torch.randn(2, 3, 3), torch.randn(2, 5, 3)
+    expected = model(long)
+    swap_(model, {nn.ReLU: AReLU}, example=short)
+    with pytest.raises(SwapError, match="4th time"):
+        model(long)
+    restore_(model)
+    swap_(model, {nn.ReLU: AReLU}, example=short, parameters="module")
+    torch.testing.assert_close(model(long), expected)
+
+
+class Skip(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 1)
+        self.act = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        return self.conv(self.act(x)) + x
+
+
+def test_a_result_that_is_read_from_the_input() -> None:
+    model = Skip()
+    expected = model(X)
+    swap_(model, {nn.ReLU: AReLU}, example=X)
+    torch.testing.assert_close(model(X), expected)
+    model(X).sum().backward()

@@ -147,9 +147,14 @@ def install(model: nn.Module, sites: list[Site], left: list[Site], modules: list
             title = site.old if isinstance(site.old, str) else getattr(site.old, "__name__", type(site.old).__name__.lower())
             title = str(title).rstrip("_")
             name = next(n for i in range(len(container) + 1) if (n := f"{title}_{i}" if i else title) not in container._modules)
-            container._modules[name] = new.get(id(site)) or Unchanged(site.old, site.call.arguments)
-            if not record.sites:
-                record.names.append(name)
+            module = new[id(site)] if id(site) in new else Unchanged(site.old, site.call.arguments)
+            # One name for one module: a line that runs more often than planned then still has only one choice.
+            known = next((n for n, m in container._modules.items() if m is module), None)
+            if known is None:
+                container._modules[name] = module
+                if not record.sites:
+                    record.names.append(name)
+            name = known or name
             at(site, name)
     for site in sites:
         for module in {id(m): m for m in (site.owner, *(site.slot[:1] if site.slot else ()))}.values():
