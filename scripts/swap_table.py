@@ -177,11 +177,12 @@ def main() -> None:
     torch.set_num_threads(2)
     lines = [
         "# What a swap finds", "",
-        "Written by `scripts/swap_table.py`: models with random weights, every ReLU, SiLU, LeakyReLU, ELU, GELU, Hardswish and",
-        "ReLU6 exchanged for an activation that computes the same function. *Found* and *swapped* count places in the source of",
-        "each module; *train* are those that run in train mode only, *idle* modules that the example never reaches. *Difference* is",
-        "the largest of any output element in eval mode; *keys* whether every checkpoint key is still there; *restored* whether",
-        "`restore_` gives back the same keys and bit-identical outputs. Seconds are those of `pliant.plan` on 2 CPU cores.", "",
+        "Written by `scripts/swap_table.py`: models with random weights; every ReLU, SiLU, LeakyReLU and ELU exchanged for an",
+        "activation of Pliant that computes the same function, every GELU, Hardswish and ReLU6 for a new module of torch, because",
+        "none of ours can start as these. *Found* and *swapped* count places in the source of each module; *train* are those that",
+        "run in train mode only, *idle* modules that the example never reaches. *Difference* is the largest of any output element",
+        "in eval mode; *keys* whether every checkpoint key is still there; *restored* whether `restore_` gives back the same keys",
+        "and bit-identical outputs. Seconds are those of `pliant.plan` on 2 CPU cores that others used too.", "",
     ]  # fmt: skip
     cases = {"torchvision": torchvision_cases, "timm": timm_cases, "transformers": transformers_cases}
     for library in given.libraries:

@@ -196,8 +196,8 @@ def plan(
         mapping: what to replace by what. A module class covers its subclasses, **and the functions and tensor methods of the
             same name** (``nn.ReLU``: ``F.relu``, ``torch.relu``, ``x.relu()``, in place or not), because that is what a reader
             of the model calls a ReLU; ``forms`` narrows it. A key that is a function or ``torch.Tensor.relu`` covers functions
-            or methods alone and overrules the class. A value is an activation class, a catalogue string (``"prelu[init=0.1]"``),
-            a module that is copied, a factory without arguments, or a callable(site) that returns a module.
+            or methods alone and overrules the class. A value is an activation class, a catalogue string (as
+            ``"prelu[init=0.1]"``), a module that is copied, a factory without arguments, or a callable(site) that returns a module.
         example: a tensor, a tuple of arguments, a dict of keyword arguments, or a function that runs the model.
         train_example: the same for train mode, if it needs another (detection models want targets).
         modes: the modes to run in.
