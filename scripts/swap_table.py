@@ -21,6 +21,15 @@ from torch import nn
 
 import pliant
 
+INTRODUCTION = """\
+Written by `scripts/swap_table.py`: models with random weights; every ReLU, SiLU, LeakyReLU and ELU exchanged for an
+activation of Pliant that computes the same function, every GELU, Hardswish and ReLU6 for a new module of torch, because
+none of ours can start as these. *Found* and *swapped* count places in the source of each module; *train* are those that
+run in train mode only, *idle* modules that the example never reaches. *Difference* is the largest of any output element
+in eval mode; *keys* whether every checkpoint key is still there; *restored* whether `restore_` gives back the same keys
+and bit-identical outputs. Seconds are those of `pliant.plan` on 2 CPU cores that others used too.
+"""
+
 Case = tuple[str, Callable[[], nn.Module], Any, Any]
 
 TORCHVISION = {
@@ -175,15 +184,7 @@ def main() -> None:
     given = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(2)
-    lines = [
-        "# What a swap finds", "",
-        "Written by `scripts/swap_table.py`: models with random weights; every ReLU, SiLU, LeakyReLU and ELU exchanged for an",
-        "activation of Pliant that computes the same function, every GELU, Hardswish and ReLU6 for a new module of torch, because",
-        "none of ours can start as these. *Found* and *swapped* count places in the source of each module; *train* are those that",
-        "run in train mode only, *idle* modules that the example never reaches. *Difference* is the largest of any output element",
-        "in eval mode; *keys* whether every checkpoint key is still there; *restored* whether `restore_` gives back the same keys",
-        "and bit-identical outputs. Seconds are those of `pliant.plan` on 2 CPU cores that others used too.", "",
-    ]  # fmt: skip
+    lines = ["# What a swap finds", "", *INTRODUCTION.splitlines(), ""]
     cases = {"torchvision": torchvision_cases, "timm": timm_cases, "transformers": transformers_cases}
     for library in given.libraries:
         try:

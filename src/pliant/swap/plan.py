@@ -197,7 +197,8 @@ def plan(
             same name** (``nn.ReLU``: ``F.relu``, ``torch.relu``, ``x.relu()``, in place or not), because that is what a reader
             of the model calls a ReLU; ``forms`` narrows it. A key that is a function or ``torch.Tensor.relu`` covers functions
             or methods alone and overrules the class. A value is an activation class, a catalogue string (as
-            ``"prelu[init=0.1]"``), a module that is copied, a factory without arguments, or a callable(site) that returns a module.
+            ``"prelu[init=0.1]"``), a module that is copied, a factory without arguments, or a callable(site) that
+            returns a module.
         example: a tensor, a tuple of arguments, a dict of keyword arguments, or a function that runs the model.
         train_example: the same for train mode, if it needs another (detection models want targets).
         modes: the modes to run in.
