@@ -22,6 +22,7 @@ from pliant.errors import DomainError, MissingExtraError, PliantError, UnknownNa
 from pliant.gain import gain
 from pliant.groups import param_groups
 from pliant.schedules import Constant, Cosine, Exponential, Linear, Logistic, Steps
+from pliant.swap import Plan, Site, Swap, SwapError, Transition, finish_, plan, preserving, restore_, swap_, update_optimizer
 
 __version__ = "0.1.0"
 
@@ -46,16 +47,27 @@ __all__ = [
     "Logistic",
     "MissingExtraError",
     "PReLU",
+    "Plan",
     "PliantError",
     "SReLU",
     "Scheduled",
+    "Site",
     "Steps",
+    "Swap",
+    "SwapError",
     "Swish",
+    "Transition",
     "UnknownNameError",
     "create",
     "elementwise",
+    "finish_",
     "functional",
     "gain",
     "param_groups",
+    "plan",
+    "preserving",
+    "restore_",
     "schedules",
+    "swap_",
+    "update_optimizer",
 ]
