@@ -14,7 +14,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -144,19 +144,24 @@ class Gate(_PerChannel):
 
 
 class Lines(_PerChannel):
-    """``maximum(a * x + c, b * x + d)``, elementwise. Input and output: any shape, any floating-point dtype."""
+    """The larger of two lines, as ``b * x + d + relu((a - b) * x + (c - d))``, elementwise.
 
-    a: float | Tensor
-    b: float | Tensor
-    c: float | Tensor
-    d: float | Tensor
+    Written without ``maximum``, for which ONNX Runtime has no int8 kernel. Input and output: any shape, any floating-point
+    dtype.
+    """
+
+    slope: float | Tensor
+    offset: float | Tensor
+    steeper: float | Tensor
+    higher: float | Tensor
 
     def __init__(self, a: Tensor, b: Tensor, c: Tensor, d: Tensor, at: _Place) -> None:
-        super().__init__({"a": a, "b": b, "c": c, "d": d}, at)
+        constants = {"slope": b, "offset": d, "steeper": a - b, "higher": c - d}
+        super().__init__({n: _collapse(v) for n, v in constants.items()}, at)
 
     def forward(self, x: Tensor) -> Tensor:
-        a, b, c, d = (self._against(v, x) for v in (self.a, self.b, self.c, self.d))
-        return torch.maximum(x * a + c, x * b + d)
+        slope, offset, steeper, higher = (self._against(v, x) for v in (self.slope, self.offset, self.steeper, self.higher))
+        return x * slope + offset + torch.relu(x * steeper + higher)
 
 
 # --- the rules --------------------------------------------------------------------------------------------------------
@@ -185,6 +190,8 @@ class _Form:
             form = replace(form, core="identity")
         if form.core == "elu" and bool((form.slope == 0).all()):
             form = replace(form, core="leaky")
+        if bool((form.scale == 0).all()):
+            form = replace(form, core="identity")
         if form.core == "identity":
             # Everything on one side, so that there is one affine map to write or to move.
             scale, offset = form.scale * form.inner, form.scale * form.shift + form.offset
@@ -227,7 +234,7 @@ def _arelu(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> _Form | _Special:
     crossing, level = torch.where(parallel, zero, crossing), torch.where(parallel, torch.maximum(c, d), level)
     reach = torch.maximum(torch.maximum(high.abs(), low.abs()) * crossing.abs(), level.abs())
     if bool((reach > _GROWTH * torch.maximum(c.abs(), d.abs()).clamp(min=1.0)).any()):
-        return _Special(lambda at: Lines(_collapse(a), _collapse(b), _collapse(c), _collapse(d), at))
+        return _Special(lambda at: Lines(a, b, c, d, at))
     # With u = x - crossing: high * leaky(u, low / high), or mirrored, -low * leaky(-u, high / low). Both hold for every sign
     # of high and low, because the branch is chosen by the sign of u alone; each needs its divisor to be other than 0.
     mirrored = ~parallel & (low.abs() > _STEEPEST * high.abs())
@@ -1044,13 +1051,15 @@ def _convert(model: nn.Module, example: Example, request: _Request) -> tuple[nn.
         folded = _replace_module(folded, site.names, new)
         row = FoldedSite(site.names[0], was, _describe(new), site.error, site.seen.calls, tuple(site.absorbed), site.kept)
         rows.append(row)
-    error, size = _distance(_run(folded, example), expected)
-    return folded, rows, error, size
-
-
-def _tensors(model: nn.Module) -> Iterator[Tensor]:
-    yield from model.parameters()
-    yield from model.buffers()
+    try:
+        got = _run(folded, example)
+    except Exception as error:
+        raise FoldError(
+            f"The model runs and its folded form does not ({type(error).__name__}: {error}). Code that reads an activation's "
+            "coefficients, or asks for its class, cannot be folded."
+        ) from error
+    distance, size = _distance(got, expected)
+    return folded, rows, distance, size
 
 
 def fold(
@@ -1112,9 +1121,9 @@ def fold(
     if exact is not None and not request.rules and not exact / max(1.0, size) <= _TOLERANCE[torch.float32]:
         # Not rounding, so the wide tolerance of half precision would hide a fault. Models may compute parts in float32 anyway.
         raise FoldError(
-            f"The folded model differs from the model by {exact:.3g} in float64, on outputs up to {size:.4g}, so folding is not "
-            "exact here. Code that reads an activation's coefficients, calls its function or the weights of a layer for itself is "
-            "not followed. absorb='none' leaves the weights alone."
+            f"The folded model differs from the model by {exact:.3g} in float64, on outputs up to {size:.4g}, so folding is "
+            "not exact here. Code that for itself reads coefficients, calls an activation's function or uses the weights of a "
+            "layer is not followed. absorb='none' leaves the weights alone."
         )
     if not report.relative_error <= allowed:
         raise FoldError(
@@ -1134,8 +1143,6 @@ def _exact(model: nn.Module, example: Example, request: _Request) -> float | Non
     """The error of folding in float64; None where the model does not run in it."""
     if callable(example) and not isinstance(example, Tensor):
         # Its inputs are its own; they would not be float64.
-        return None
-    if not any(t.is_floating_point() for t in _tensors(model)) and not isinstance(example, Tensor):
         return None
 
     def wide(value: Any) -> Any:
