@@ -161,7 +161,8 @@ class Lines(_PerChannel):
 
     def forward(self, x: Tensor) -> Tensor:
         slope, offset, steeper, higher = (self._against(v, x) for v in (self.slope, self.offset, self.steeper, self.higher))
-        return x * slope + offset + torch.relu(x * steeper + higher)
+        y: Tensor = x * slope + offset + torch.relu(x * steeper + higher)
+        return y
 
 
 # --- the rules --------------------------------------------------------------------------------------------------------
