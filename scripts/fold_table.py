@@ -88,8 +88,9 @@ def onnx_errors(folded: nn.Module, x: Tensor, expected: Tensor, at: Path) -> tup
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("networks", nargs="*", default=["resnet18", "mobilenet_v2", "vgg11_bn"])
-    parser.add_argument("--size", type=int, default=64, help="height and width of the four images")
+    parser.add_argument("networks", nargs="*", default=["resnet18", "mobilenet_v2"])
+    parser.add_argument("--size", type=int, default=64, help="height and width of the images; 224 for VGG")
+    parser.add_argument("--images", type=int, default=4)
     parser.add_argument("--only", help="one activation, by its label")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -101,7 +102,7 @@ def main() -> None:
             if arguments.only not in (None, label):
                 continue
             model = network(name, act)
-            x = torch.randn(4, 3, arguments.size, arguments.size, generator=torch.Generator().manual_seed(1))
+            x = torch.randn(arguments.images, 3, arguments.size, arguments.size, generator=torch.Generator().manual_seed(1))
             before = operations(model, x)
             with torch.no_grad():
                 expected = model(x)

@@ -702,6 +702,7 @@ EXPORTED: dict[str, Callable[[], Activation]] = {
     "arelu-nearly-parallel": lambda: AReLU(0.7001, 0.7, 0.2, 0.1),
     "arelu-mirrored": lambda: AReLU(0.0, -1.5, 0.2, -0.1),
     "srelu-channels": lambda: SReLU(1.0, [0.1 + 0.05 * i for i in range(8)]),
+    "prelu": PReLU,
     "prelu-channels": lambda: PReLU([0.1 * i for i in range(8)]),
     "swish-gate": lambda: Swish([0.2 * i for i in range(8)]),
 }
@@ -796,6 +797,7 @@ def _int8(model: nn.Module, x: Tensor, at: Path, *, dynamo: bool) -> tuple[Tenso
 
 
 INT8 = ("dsrelu", "dsrelu-flat", "arelu", "arelu-mirrored", "arelu-nearly-parallel")
+INT8_TOO = ("affinerelu", "frelu", "swish", "asigmoid", "prelu")
 
 
 def _check_int8(name: str, absorb: Any, at: Path, *, dynamo: bool) -> None:
@@ -813,8 +815,8 @@ def _check_int8(name: str, absorb: Any, at: Path, *, dynamo: bool) -> None:
     assert (got - expected).abs().max().item() <= 0.06 * (expected.max() - expected.min()).item()
 
 
-@pytest.mark.parametrize("name", INT8)
-def test_int8_stays_int8_around_dsrelu_and_arelu(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", [*INT8, *INT8_TOO])
+def test_int8_stays_int8(name: str, tmp_path: Path) -> None:
     pytest.importorskip("onnx")
     _check_int8(name, "none" if name == "arelu" else "full", tmp_path, dynamo=False)
 

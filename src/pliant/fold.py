@@ -780,7 +780,8 @@ class _Absorber:
         parts, reason = _parts(self._model)
         for site in self._sites.values():
             if self._wants(site):
-                site.kept = reason or "it is not called as a module of its own"
+                unseen = "it is not called as a module of its own" if site.seen.calls else "the example does not reach it"
+                site.kept = reason or unseen
         for part in parts:
             graph = part.graph
             modules = dict(self._model.named_modules(remove_duplicate=False))
@@ -1131,7 +1132,8 @@ def fold(
             f"The folded model would differ from the model by {error:.3g} on outputs up to {size:.4g}, which is more than the "
             f"tolerance {allowed:g}. "
             + (
-                f"In float64 it differs by {exact:.2g}, so this is rounding: fold in a wider dtype, or pass a wider tolerance."
+                f"In float64 it differs by {exact:.2g}, so this is rounding: fold in a wider dtype, or pass a wider "
+                "tolerance. On a GPU, TF32 can be the cause; set torch.backends.cudnn.allow_tf32 = False, or fold on the CPU."
                 if exact is not None and exact < 0.1 * error
                 else "Try absorb='none'; code that reads an activation's coefficients, or calls its function, is not followed."
             )
