@@ -339,9 +339,13 @@ def test_moving_an_offset_across_padding_would_be_caught(monkeypatch: pytest.Mon
     x = torch.randn(2, 3, 12, 12)
     model = warm(conv_bn(lambda: AReLU(1.3, -0.4, 0.2, -0.1), padding=1))
     model(x)
+    faint = copy.deepcopy(model)
+    faint[-1].weight.data.mul_(1e-12)
+    faint[-1].bias.data.zero_()
     monkeypatch.setattr(sys.modules["pliant.fold"], "_pads_with_zeros", lambda module: False)
-    with pytest.raises(FoldError, match="not exact"):
-        fold(model, x, "full")
+    for wrong in (model, faint, copy.deepcopy(model).bfloat16()):
+        with pytest.raises(FoldError, match="not exact"):
+            fold(wrong, x.to(wrong[0].weight.dtype), "full")
 
 
 class Residual(nn.Module):

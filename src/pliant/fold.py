@@ -1120,8 +1120,9 @@ def fold(
         dtype = _run(folded, example)[0].dtype
     allowed = _TOLERANCE.get(dtype, 1e-5) if tolerance is None else tolerance
     report = FoldReport(absorb, tuple(rows), error, size, exact, allowed)
-    if exact is not None and not request.rules and not exact / max(1.0, size) <= _TOLERANCE[torch.float32]:
-        # Not rounding, so the wide tolerance of half precision would hide a fault. Models may compute parts in float32 anyway.
+    if exact is not None and not request.rules and not exact <= max(_TOLERANCE[torch.float32], tolerance or 0.0) * size:
+        # Not rounding, so the wide tolerance of half precision would hide a fault, and so would outputs far below 1, to which
+        # this is relative. The limit is no lower because models may compute parts in float32 whatever they are given.
         raise FoldError(
             f"The folded model differs from the model by {exact:.3g} in float64, on outputs up to {size:.4g}, so folding is "
             "not exact here. Code that for itself reads coefficients, calls an activation's function or uses the weights of a "
