@@ -32,6 +32,7 @@ NAMES = [
     "Exponential",
     "FReLU",
     "Fixed",
+    "FoldError",
     "Learned",
     "Linear",
     "Logistic",
@@ -51,6 +52,7 @@ NAMES = [
     "create",
     "elementwise",
     "finish_",
+    "fold",
     "functional",
     "gain",
     "param_groups",
@@ -62,7 +64,19 @@ NAMES = [
     "update_optimizer",
 ]
 FUNCTIONS = ["affine_relu", "arelu", "asigmoid", "atanh", "dsrelu", "frelu", "pelu", "prelu", "srelu", "swish"]
-MODULES = ["activation", "catalog", "clock", "coefficients", "elementwise", "errors", "gain", "groups", "schedules", "testing"]
+MODULES = [
+    "activation",
+    "catalog",
+    "clock",
+    "coefficients",
+    "elementwise",
+    "errors",
+    "fold",
+    "gain",
+    "groups",
+    "schedules",
+    "testing",
+]
 
 
 def test_the_names_are_exactly_these() -> None:

@@ -19,6 +19,7 @@ from pliant.clock import Clock
 from pliant.coefficients import Coefficient, Fixed, Learned, Scheduled
 from pliant.elementwise import elementwise
 from pliant.errors import DomainError, MissingExtraError, PliantError, UnknownNameError
+from pliant.fold import FoldError, fold
 from pliant.gain import gain
 from pliant.groups import param_groups
 from pliant.schedules import Constant, Cosine, Exponential, Linear, Logistic, Steps
@@ -42,6 +43,7 @@ __all__ = [
     "Exponential",
     "FReLU",
     "Fixed",
+    "FoldError",
     "Learned",
     "Linear",
     "Logistic",
@@ -61,6 +63,7 @@ __all__ = [
     "create",
     "elementwise",
     "finish_",
+    "fold",
     "functional",
     "gain",
     "param_groups",
