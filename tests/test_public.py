@@ -36,6 +36,7 @@ NAMES = [
     "Linear",
     "Logistic",
     "MissingExtraError",
+    "Observer",
     "PReLU",
     "PliantError",
     "SReLU",
@@ -47,11 +48,24 @@ NAMES = [
     "elementwise",
     "functional",
     "gain",
+    "observe",
     "param_groups",
     "schedules",
 ]
 FUNCTIONS = ["affine_relu", "arelu", "asigmoid", "atanh", "dsrelu", "frelu", "pelu", "prelu", "srelu", "swish"]
-MODULES = ["activation", "catalog", "clock", "coefficients", "elementwise", "errors", "gain", "groups", "schedules", "testing"]
+MODULES = [
+    "activation",
+    "catalog",
+    "clock",
+    "coefficients",
+    "elementwise",
+    "errors",
+    "gain",
+    "groups",
+    "observe",
+    "schedules",
+    "testing",
+]
 
 
 def test_the_names_are_exactly_these() -> None:

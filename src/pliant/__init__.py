@@ -21,6 +21,7 @@ from pliant.elementwise import elementwise
 from pliant.errors import DomainError, MissingExtraError, PliantError, UnknownNameError
 from pliant.gain import gain
 from pliant.groups import param_groups
+from pliant.observe import Observer, observe
 from pliant.schedules import Constant, Cosine, Exponential, Linear, Logistic, Steps
 
 __version__ = "0.1.0"
@@ -45,6 +46,7 @@ __all__ = [
     "Linear",
     "Logistic",
     "MissingExtraError",
+    "Observer",
     "PReLU",
     "PliantError",
     "SReLU",
@@ -56,6 +58,7 @@ __all__ = [
     "elementwise",
     "functional",
     "gain",
+    "observe",
     "param_groups",
     "schedules",
 ]
