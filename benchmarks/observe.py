@@ -4,8 +4,11 @@
     python benchmarks/observe.py --device cuda      # ... observe-cuda.json
 
 A round times, in an order that is reversed every other round, one step each of three equal models: without an observer,
-with one that is not looking (`window=0`), and with one that looks (in its window); then one reading. Medians over rounds. The cost
-of the defaults is put together from these: of `every` steps `window` look, the others do not, and one reads.
+with one that is not looking (`window=0`), and with one that looks (in its window); then one reading. Medians over rounds.
+The cost of the defaults is put together from these: of `every` steps `window` look, the others do not, and one reads.
+
+On the CPU it counts processor time of one thread, so that other work on the machine does not count; on a GPU, wall time
+between synchronisations.
 """
 
 from __future__ import annotations
@@ -43,7 +46,7 @@ def cnn(activation: Callable[[], nn.Module]) -> tuple[nn.Module, tuple[int, ...]
             layers += [nn.Conv2d(before, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), activation()]
             before = width
         layers.append(nn.MaxPool2d(2))
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(before, 10)), (32, 3, 32, 32)
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(before, 10)), (16, 3, 32, 32)
 
 
 CASES = {
@@ -73,12 +76,14 @@ def stepper(make: Any, activation: Any, device: str, **options: Any) -> tuple[Ca
 
 
 def timed(call: Callable[[], Any], device: str) -> float:
-    if device == "cuda":
-        torch.cuda.synchronize()
+    if device == "cpu":
+        start = time.process_time()
+        call()
+        return time.process_time() - start
+    torch.cuda.synchronize()
     start = time.perf_counter()
     call()
-    if device == "cuda":
-        torch.cuda.synchronize()
+    torch.cuda.synchronize()
     return time.perf_counter() - start
 
 
@@ -127,10 +132,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=100)
     parser.add_argument("--out", type=Path, default=None)
     args = parser.parse_args()
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     result: dict[str, Any] = {
         "what": f"training step with pliant.observe / without; defaults: every={EVERY}, window={WINDOW}",
-        "device": torch.cuda.get_device_name() if args.device == "cuda" else "CPU, 2 threads, shared with other work",
+        "device": torch.cuda.get_device_name() if args.device == "cuda" else "CPU, 1 thread, processor time",
         "torch": torch.__version__,
         "python": platform.python_version(),
         "cases": {name: measure(*case, args.device, args.rounds) for name, case in CASES.items()},
