@@ -120,3 +120,19 @@ def test_names_in_a_config_survive_saving(tmp_path: Path) -> None:
     again = transformers.BertForSequenceClassification.from_pretrained(tmp_path).eval()
     x = torch.arange(6)[None]
     assert torch.equal(model(x).logits, again(x).logits)
+
+
+@pytest.mark.parametrize("act", ["arelu", "pelu", "dsrelu", "prelu"])
+def test_a_checkpoint_without_our_coefficients_starts_them(act: str, tmp_path: Path) -> None:
+    register()
+    register()
+    tiny("gelu").save_pretrained(tmp_path)
+    config = transformers.AutoConfig.from_pretrained(tmp_path)
+    config.hidden_act = f"pliant.{act}"
+    model = transformers.BertForSequenceClassification.from_pretrained(tmp_path, config=config)
+    fresh = pliant.create(act)
+    acts = [m for m in model.modules() if isinstance(m, pliant.Activation)]
+    assert len(acts) == 2
+    for module in acts:
+        for name, value in fresh.state_dict().items():
+            assert torch.equal(module.state_dict()[name], value), name

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import nn
-from transformers import Trainer, TrainerCallback
+from transformers import PreTrainedModel, Trainer, TrainerCallback
 from transformers.activations import ACT2FN
 
+from pliant.activation import Activation
 from pliant.activations import ALL
 from pliant.catalog import create, parse
 from pliant.clock import Clock
@@ -98,15 +100,39 @@ def register(*specs: str) -> list[str]:
 
     A saved config holds the name alone: call this before loading it again.
 
+    It also teaches ``from_pretrained`` to start those coefficients that a checkpoint does not hold, as when a pretrained GELU
+    model is loaded with another ``hidden_act``. Transformers leaves what it does not know in whatever the memory held.
+
     Returns:
         The names registered.
 
     Raises:
         UnknownNameError, DomainError: as :func:`pliant.catalog.parse`.
     """
+    if not hasattr(PreTrainedModel._initialize_weights, "pliant"):
+        PreTrainedModel._initialize_weights = _starting_ours(PreTrainedModel._initialize_weights)
     names = []
     for spec in specs or [cls.__name__ for cls in ALL]:
         text = str(parse(spec))
         ACT2FN[f"pliant.{text}"] = functools.partial(create, text)
         names.append(f"pliant.{text}")
     return names
+
+
+def _starting_ours(theirs: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(theirs)
+    def initialize(self: Any, module: nn.Module, *args: Any, **kwargs: Any) -> None:
+        if isinstance(module, Activation) and not getattr(module, "_is_hf_initialized", False):
+            state = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+            loaded = [(t, t.detach().clone()) for t in state if getattr(t, "_is_hf_initialized", False)]
+            if len(loaded) < len(state):
+                module.reset_parameters()
+                with torch.no_grad():
+                    for tensor, value in loaded:
+                        tensor.copy_(value)
+            module._is_hf_initialized = True  # type: ignore[assignment]
+            return
+        theirs(self, module, *args, **kwargs)
+
+    initialize.pliant = True
+    return initialize
