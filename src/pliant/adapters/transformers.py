@@ -130,9 +130,9 @@ def _starting_ours(theirs: Callable[..., None]) -> Callable[..., None]:
                 with torch.no_grad():
                     for tensor, value in loaded:
                         tensor.copy_(value)
-            module._is_hf_initialized = True  # type: ignore[assignment]
+            module._is_hf_initialized = True
             return
         theirs(self, module, *args, **kwargs)
 
-    initialize.pliant = True
+    initialize.pliant = True  # type: ignore[attr-defined]
     return initialize
