@@ -113,16 +113,7 @@ def measure(make: Any, activation: Any, device: str, rounds: int) -> dict[str, A
         "read_ms": spread([1000 * s for s in seconds["read"]]),
         "idle_ratio": spread([b / a for a, b, _, _ in quads]),
         "looking_ratio": spread([c / a for a, _, c, _ in quads]),
-        # From medians, because the noise of 96 idle steps is not 96 times the noise of one.
-        "default_ratio": round(
-            (
-                (EVERY - WINDOW) * statistics.median(seconds["idle"])
-                + WINDOW * statistics.median(seconds["looking"])
-                + statistics.median(seconds["read"])
-            )
-            / (EVERY * statistics.median(seconds["plain"])),
-            4,
-        ),
+        "default_ratio": spread([((EVERY - WINDOW) * b + WINDOW * c + d) / (EVERY * a) for a, b, c, d in quads]),
     }
 
 
@@ -146,7 +137,7 @@ def main() -> None:
     for name, case in result["cases"].items():
         print(
             f"{name:10} plain {case['plain_ms']['median']:8.2f} ms  idle {case['idle_ratio']['median']:.3f}  "
-            f"looking {case['looking_ratio']['median']:.3f}  defaults {case['default_ratio']:.3f}  (n = {case['n']})"
+            f"looking {case['looking_ratio']['median']:.3f}  defaults {case['default_ratio']['median']:.3f}  (n = {case['n']})"
         )
 
 
