@@ -83,3 +83,17 @@ def test_observes_into_the_logger_and_leaves_nothing(tmp_path: Path) -> None:
 def test_without_an_end_it_says_what_to_set(tmp_path: Path) -> None:
     with pytest.raises(pliant.DomainError, match="total_steps"):
         fit(Net(), PliantCallback(), tmp_path, max_epochs=-1, enable_checkpointing=False)
+
+
+def test_an_exception_leaves_no_hooks(tmp_path: Path) -> None:
+    class Fails(Net):
+        def training_step(self, batch: Any, i: int) -> Any:
+            if i == 3:
+                raise RuntimeError("three")
+            return super().training_step(batch, i)
+
+    net, callback = Fails(), PliantCallback(observe={})
+    with pytest.raises(RuntimeError, match="three"):
+        fit(net, callback, tmp_path, max_epochs=1, enable_checkpointing=False)
+    assert callback.observer is not None
+    assert not net.net[1]._forward_hooks

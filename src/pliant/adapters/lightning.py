@@ -67,6 +67,10 @@ class PliantCallback(pl.Callback):
                 logger.log_metrics(metrics, step=trainer.global_step)
 
     def teardown(self, *_: Any, **__: Any) -> None:
-        """Take the observer's hooks out; Lightning calls this after an exception as well."""
+        """Take the observer's hooks out."""
         if self.observer is not None:
             self.observer.close()
+
+    def on_exception(self, *_: Any) -> None:
+        """Take the observer's hooks out: after an exception Lightning tears no callback down."""
+        self.teardown()
