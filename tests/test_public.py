@@ -37,6 +37,7 @@ NAMES = [
     "Linear",
     "Logistic",
     "MissingExtraError",
+    "Observer",
     "PReLU",
     "Plan",
     "PliantError",
@@ -55,6 +56,7 @@ NAMES = [
     "fold",
     "functional",
     "gain",
+    "observe",
     "param_groups",
     "plan",
     "preserving",
@@ -74,6 +76,7 @@ MODULES = [
     "fold",
     "gain",
     "groups",
+    "observe",
     "schedules",
     "testing",
 ]

@@ -22,6 +22,7 @@ from pliant.errors import DomainError, MissingExtraError, PliantError, UnknownNa
 from pliant.fold import FoldError, fold
 from pliant.gain import gain
 from pliant.groups import param_groups
+from pliant.observe import Observer, observe
 from pliant.schedules import Constant, Cosine, Exponential, Linear, Logistic, Steps
 from pliant.swap import Plan, Site, Swap, SwapError, Transition, finish_, plan, preserving, restore_, swap_, update_optimizer
 
@@ -48,6 +49,7 @@ __all__ = [
     "Linear",
     "Logistic",
     "MissingExtraError",
+    "Observer",
     "PReLU",
     "Plan",
     "PliantError",
@@ -66,6 +68,7 @@ __all__ = [
     "fold",
     "functional",
     "gain",
+    "observe",
     "param_groups",
     "plan",
     "preserving",

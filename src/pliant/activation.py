@@ -17,6 +17,11 @@ __all__ = ["Activation"]
 _KEYWORDS = {"channels": None, "channel_dim": 1, "inplace": False, "device": None, "dtype": None}
 
 
+def _sides(x: Tensor, *_: float | Tensor) -> dict[str, Tensor]:
+    """The two sides of 0."""
+    return {"positive": x > 0}
+
+
 class Activation(nn.Module):
     """Base class of activation layers. Subclasses are final and only declare; they define no ``__init__``.
 
@@ -56,6 +61,13 @@ class Activation(nn.Module):
     """The paper that defined the function."""
     version: ClassVar[int] = 1
     """Bumped by hand when a change alters the numbers that the class gives; part of a trial's identity in the lab."""
+    pieces: ClassVar[Callable[..., dict[str, Tensor]]] = staticmethod(_sides)
+    """What :func:`pliant.observe` counts: from ``x`` and the coefficients, as they broadcast against it, to one boolean tensor
+    of the shape of ``x`` per named piece of the function. Under the name "saturated": where the slope is below 1 % of its
+    largest value."""
+    canonical: ClassVar[Callable[..., tuple[Tensor, ...]] | None] = None
+    """From the coefficients, tensors of one shape, to those of the same function that stand for all its equal spellings, so
+    that learned ones can be compared; None where every function has one spelling."""
 
     progress: Tensor
     """int64, shape (3,): steps taken, steps planned, steps per epoch. Present if a coefficient is scheduled."""

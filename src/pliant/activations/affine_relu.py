@@ -31,6 +31,11 @@ def affine_relu(
     return b * torch.relu(a * x + c) + d
 
 
+def _active(x: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> dict[str, Tensor]:
+    """Where the inner ReLU lets through."""
+    return {"active": a * x + c > 0}
+
+
 @final
 class AffineReLU(Activation):
     """ReLU in the general form of the AAF paper (its equation 5): ``b * relu(a * x + c) + d``.
@@ -45,6 +50,7 @@ class AffineReLU(Activation):
     """
 
     function = staticmethod(affine_relu)
+    pieces = staticmethod(_active)
     source = "AAF (Hu et al.)"
 
     a = Coefficient(Learned(1.0))

@@ -36,6 +36,17 @@ def arelu(
     return torch.where(u >= v, u, v)
 
 
+def _lines(x: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> dict[str, Tensor]:
+    """Where the first line is taken."""
+    return {"first_line": (a - b) * x >= d - c}
+
+
+def _steeper_first(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> tuple[Tensor, ...]:
+    """The steeper line first; of two parallel ones the upper."""
+    swap = (b > a) | ((b == a) & (d > c))
+    return torch.where(swap, b, a), torch.where(swap, a, b), torch.where(swap, d, c), torch.where(swap, c, d)
+
+
 @final
 class AReLU(Activation):
     """Adaptive ReLU of Hu et al. ("AAF"): ``max(a * x + c, b * x + d)`` with four learned numbers.
@@ -64,6 +75,8 @@ class AReLU(Activation):
     """
 
     function = staticmethod(arelu)
+    pieces = staticmethod(_lines)
+    canonical = staticmethod(_steeper_first)
     source = "AAF (Hu et al.)"
     aliases = ("adaptive_relu", "areluhu")
     variants = ("relu", "prelu", "released")

@@ -31,6 +31,17 @@ def asigmoid(
     return b * torch.sigmoid(a * x + c) + d
 
 
+def _saturated(x: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> dict[str, Tensor]:
+    """Where h (1 - h) is below 1 % of its peak of 1/4."""
+    return {"saturated": (a * x + c).abs() > 5.9864}
+
+
+def _rising(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> tuple[Tensor, ...]:
+    """With a >= 0: sigmoid(-u) = 1 - sigmoid(u)."""
+    flip = a < 0
+    return torch.where(flip, -a, a), torch.where(flip, -b, b), torch.where(flip, -c, c), torch.where(flip, b + d, d)
+
+
 @final
 class ASigmoid(Activation):
     """Adaptive sigmoid of Hu et al. ("AAF"): ``b * sigmoid(a * x + c) + d`` with four learned numbers.
@@ -49,6 +60,8 @@ class ASigmoid(Activation):
     """
 
     function = staticmethod(asigmoid)
+    pieces = staticmethod(_saturated)
+    canonical = staticmethod(_rising)
     source = "AAF (Hu et al.)"
     aliases = ("adaptive_sigmoid",)
 

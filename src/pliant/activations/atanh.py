@@ -31,6 +31,17 @@ def atanh(
     return b * torch.tanh(a * x + c) + d
 
 
+def _saturated(x: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> dict[str, Tensor]:
+    """Where 1 - h^2 is below 1 %."""
+    return {"saturated": (a * x + c).abs() > 2.9932}
+
+
+def _rising(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> tuple[Tensor, ...]:
+    """With a >= 0: tanh(-u) = -tanh(u)."""
+    flip = a < 0
+    return torch.where(flip, -a, a), torch.where(flip, -b, b), torch.where(flip, -c, c), d
+
+
 @final
 class ATanh(Activation):
     """Adaptive tanh of Hu et al. ("AAF"): ``b * tanh(a * x + c) + d`` with four learned numbers.
@@ -49,6 +60,8 @@ class ATanh(Activation):
     """
 
     function = staticmethod(atanh)
+    pieces = staticmethod(_saturated)
+    canonical = staticmethod(_rising)
     source = "AAF (Hu et al.)"
     aliases = ("adaptive_tanh",)
 

@@ -1,0 +1,1 @@
+"""Pliant inside other libraries: one file a library, which imports that library and is imported by nothing else here."""
