@@ -2,7 +2,8 @@
 
 from pliant.swap.apply import Swap, restore_, swap_, update_optimizer
 from pliant.swap.errors import SwapError
-from pliant.swap.plan import Plan, Site, plan
+from pliant.swap.plan import Plan, plan
+from pliant.swap.site import Site
 from pliant.swap.start import Transition, finish_, preserving
 
 __all__ = [

@@ -12,7 +12,8 @@ from pliant.groups import param_groups
 from pliant.swap.errors import SwapError
 from pliant.swap.families import Key
 from pliant.swap.install import install, restore
-from pliant.swap.plan import Plan, Site, plan
+from pliant.swap.plan import Plan, plan
+from pliant.swap.site import Site
 
 __all__ = ["Swap", "restore_", "swap_", "update_optimizer"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +13,7 @@ from torch import Tensor, nn
 from pliant.swap.errors import SwapError
 from pliant.swap.intercept import Intercepted, Way, stable
 from pliant.swap.rewrite import PerCall, Recipe, Rewritten, Sites, Slot, recipe_for, steps
-
-if TYPE_CHECKING:
-    from pliant.swap.plan import Site
+from pliant.swap.site import Site
 
 __all__ = ["Before", "install", "restore"]
 
