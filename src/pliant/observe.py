@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from pliant.activation import Activation
 from pliant.errors import DomainError, MissingExtraError, unknown
-from pliant.groups import is_activation
+from pliant.groups import activation_parameters, is_activation
 
 __all__ = ["Observer", "Row", "observe"]
 
@@ -518,7 +518,7 @@ def _fetch(found: Sequence[tuple[str, str, Tensor]]) -> list[float]:
 def _chosen_weights(model: nn.Module, weights: bool | Iterable[str]) -> dict[str, nn.Parameter]:
     if weights is False:
         return {}
-    coefficients = {id(p) for m in model.modules() if is_activation(m) for p in m.parameters(recurse=False)}
+    coefficients = {id(p) for p in activation_parameters(model)}
     tensors = {n: p for n, p in model.named_parameters() if p.dim() >= 2 and id(p) not in coefficients}
     if weights is True:
         return tensors

@@ -17,7 +17,7 @@ from pliant.activations import ALL
 from pliant.catalog import create, parse
 from pliant.clock import Clock
 from pliant.errors import DomainError
-from pliant.groups import is_activation
+from pliant.groups import activation_parameters
 from pliant.observe import Observer, observe
 
 __all__ = ["PliantCallback", "register", "without_decay"]
@@ -82,7 +82,7 @@ def without_decay(trainer: Trainer) -> Trainer:
     asked = trainer.get_decay_parameter_names
 
     def names(model: nn.Module) -> list[str]:
-        owned = {id(p) for m in model.modules() if is_activation(m) for p in m.parameters(recurse=False)}
+        owned = {id(p) for p in activation_parameters(model)}
         exempt = {n for n, p in model.named_parameters() if id(p) in owned}
         return [n for n in asked(model) if n not in exempt]
 

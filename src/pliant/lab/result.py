@@ -23,7 +23,7 @@ from pliant.lab.protocol import split
 from pliant.lab.report import ReportData, Shape, Stage, build, write_tables
 from pliant.lab.score import confusion
 from pliant.lab.store import PREDICTIONS, Store, StoreError
-from pliant.lab.study import Study, TrialSpec, dataset_of, plan
+from pliant.lab.study import Study, TrialSpec, data_of, plan
 from pliant.lab.verdict import Verdict, judge
 
 __all__ = ["Result"]
@@ -45,8 +45,7 @@ class Result:
 
     def sizes(self) -> tuple[int, int, int]:
         """Examples that the first trial fits, chooses its epoch on and is tested on."""
-        data = self.study.custom.data or dataset_of(self.study.dataset).load()
-        parts = split(self.trials[0], data)
+        parts = split(self.trials[0], data_of(self.study.dataset, self.study.custom))
         return len(parts.train), len(parts.validation), len(parts.test)
 
     @property
@@ -156,8 +155,7 @@ class Result:
         )
 
     def _classes(self) -> tuple[str, ...]:
-        data = self.study.custom.data
-        return data.classes if data is not None else tuple(dataset_of(self.study.dataset).load().classes)
+        return data_of(self.study.dataset, self.study.custom).classes
 
     def _confusions(self) -> dict[str, list[list[int]]]:
         """Test confusions at the selected epoch, summed over folds and repeats."""

@@ -11,12 +11,11 @@ from typing import Protocol
 import torch
 
 from pliant.lab import executors
-from pliant.lab.datasets import Data
 from pliant.lab.executors import Event, Executor, Job
 from pliant.lab.protocol import split
 from pliant.lab.result import Result
 from pliant.lab.store import Store, TrialBusyError
-from pliant.lab.study import Component, Custom, Study, TrialSpec, activation_factory, dataset_of, plan
+from pliant.lab.study import Custom, Study, TrialSpec, activation_factory, data_of, plan
 from pliant.lab.train import build, train
 
 __all__ = ["DEFAULT_STORE", "Progress", "run"]
@@ -66,7 +65,7 @@ def run(
     executor = executors.create(on) if isinstance(on, str) else on
     trials = plan(study)
     # Tried once here, before anything is written, so that a mistake is one clear error and not one failure a trial.
-    data = _load(study.dataset, study.custom)
+    data = data_of(study.dataset, study.custom)
     split(trials[0], data)
     build(trials[0], data, study.custom)
     for spec in trials[: len(study.activations)]:
@@ -125,19 +124,8 @@ def run_trial(
             if trial.outcome() in ("done", "diverged"):
                 return
             trial.begin(spec.model_dump(mode="json"))
-            train(spec, _load(spec.dataset, custom), custom, trial, report, checkpoint_every=checkpoint_every)
+            train(spec, data_of(spec.dataset, custom), custom, trial, report, checkpoint_every=checkpoint_every)
     except TrialBusyError:
         report({"busy": 1.0})
     finally:
         torch.set_num_threads(threads)
-
-
-_loaded: dict[str, Data] = {}
-
-
-def _load(component: Component, custom: Custom) -> Data:
-    if custom.data is not None:
-        return custom.data
-    if component.name not in _loaded:
-        _loaded[component.name] = dataset_of(component).load(**component.options)
-    return _loaded[component.name]

@@ -414,6 +414,23 @@ def dataset_of(component: Component) -> Any:
     return datasets.ALL[component.name]
 
 
+_loaded: dict[str, Data] = {}
+
+
+def data_of(component: Component, custom: Custom) -> Data:
+    """The user's own data, or those that ``component`` names, read once in a process.
+
+    Raises:
+        UnknownNameError: there is no such data set. DataError: it cannot be used.
+    """
+    if custom.data is not None:
+        return custom.data
+    key = canonical(component.model_dump(mode="json"))
+    if key not in _loaded:
+        _loaded[key] = dataset_of(component).load(**component.options)
+    return _loaded[key]
+
+
 def plan(study: Study) -> tuple[TrialSpec, ...]:
     """The trials of a study, fold by fold: any prefix compares the activations on (nearly) equal terms.
 
@@ -442,7 +459,7 @@ def plan(study: Study) -> tuple[TrialSpec, ...]:
         # With the defaults filled in, a default that is written out is no other trial.
         model = Component(name=study.model.name, options={**defaults, **study.model.options})
     else:
-        data = custom.data or dataset_of(study.dataset).load()
+        data = data_of(study.dataset, custom)
         example = torch.tensor(data.x[:2], dtype=torch.float32)
         network, _ = construct(custom.model, nn.Identity, example, len(data.classes), {}, 0, study.model.name)
         sources["network"] = module_identity(network)

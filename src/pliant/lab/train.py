@@ -7,7 +7,7 @@ import json
 import math
 import platform
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -242,20 +242,20 @@ def _batched(order: Tensor, batch_size: int) -> list[Tensor]:
     return batches
 
 
-def _batches(network: nn.Module, x: Tensor) -> Iterator[Tensor]:
+def _logits(network: nn.Module, x: Tensor) -> Tensor:
+    """What the network returns for every example in evaluation mode, shape (n, outputs)."""
     network.eval()
     with torch.no_grad():
-        for part in torch.split(x, EVALUATION_BATCH):
-            yield network(part)
+        return torch.cat([network(part).reshape(len(part), -1) for part in torch.split(x, EVALUATION_BATCH)])
 
 
 def _evaluate(network: nn.Module, x: Tensor, y: Tensor) -> tuple[float, float]:
-    logits = torch.cat([part.reshape(-1, 1) if part.dim() < 2 else part for part in _batches(network, x)])
+    logits = _logits(network, x)
     return float(_loss(logits, y)), _correct(logits, y) / len(y)
 
 
 def _probabilities(network: nn.Module, x: Tensor) -> NDArray[np.float64]:
-    logits = torch.cat([part.reshape(-1, 1) if part.dim() < 2 else part for part in _batches(network, x)]).double()
+    logits = _logits(network, x).double()
     if logits.numel() == len(x):
         return logits.flatten().sigmoid().numpy()
     probabilities = logits.softmax(1)
