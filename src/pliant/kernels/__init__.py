@@ -1,0 +1,1 @@
+"""Fused versions of the functions in :mod:`pliant.activations`; the only place that knows compiled code."""
