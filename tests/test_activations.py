@@ -426,7 +426,8 @@ def test_every_function_has_its_derivatives_here() -> None:
 @pytest.mark.parametrize("name", DERIVATIVES)
 def test_derivatives_are_as_printed(name: str) -> None:
     function, derivatives = getattr(P, name), DERIVATIVES[name]
-    names = [n for n in inspect.signature(function).parameters if n != "channel_dim"]
+    parameters = inspect.signature(function).parameters.values()
+    names = [p.name for p in parameters if p.kind is not inspect.Parameter.KEYWORD_ONLY]
     for n in names:
         assert f"df/d{n}" in function.__doc__, f"the docstring of {name} prints no df/d{n}"
     generator = torch.Generator().manual_seed(0)

@@ -1,6 +1,6 @@
 """Pliant: activation functions that bend. The library; the lab is ``pliant.lab``."""
 
-from pliant import functional, schedules
+from pliant import functional, kernels, schedules
 from pliant.activation import Activation
 from pliant.activations import (
     PELU,
@@ -18,7 +18,7 @@ from pliant.catalog import create
 from pliant.clock import Clock
 from pliant.coefficients import Coefficient, Fixed, Learned, Scheduled
 from pliant.elementwise import elementwise
-from pliant.errors import DomainError, MissingExtraError, PliantError, UnknownNameError
+from pliant.errors import DomainError, KernelError, KernelWarning, MissingExtraError, PliantError, UnknownNameError
 from pliant.fold import FoldError, fold
 from pliant.gain import gain
 from pliant.groups import param_groups
@@ -45,6 +45,8 @@ __all__ = [
     "FReLU",
     "Fixed",
     "FoldError",
+    "KernelError",
+    "KernelWarning",
     "Learned",
     "Linear",
     "Logistic",
@@ -68,6 +70,7 @@ __all__ = [
     "fold",
     "functional",
     "gain",
+    "kernels",
     "observe",
     "param_groups",
     "plan",

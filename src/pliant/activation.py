@@ -14,7 +14,7 @@ from pliant.errors import DomainError
 
 __all__ = ["Activation"]
 
-_KEYWORDS = {"channels": None, "channel_dim": 1, "inplace": False, "device": None, "dtype": None}
+_KEYWORDS = {"channels": None, "channel_dim": 1, "inplace": False, "fused": None, "device": None, "dtype": None}
 
 
 def _sides(x: Tensor, *_: float | Tensor) -> dict[str, Tensor]:
@@ -38,7 +38,10 @@ class Activation(nn.Module):
         *values, **named: the coefficients: a number (fixed), :class:`Fixed`, :class:`Learned` or :class:`Scheduled`.
         channels: learn one value per channel, C of them, instead of one per layer.
         channel_dim: the dimension of the input that holds the channels (default 1; -1 for channels last).
-        inplace: accepted for compatibility with torch's activations; only False.
+        inplace: overwrite the input and keep nothing of it, where the function can be undone from its output (DSReLU; PReLU
+            with a positive weight). Only False for all others.
+        fused: True for the fused kernel or an error, False for the readable version, None for what
+            :func:`pliant.kernels.set_fused` says. An attribute: it can be changed later.
         device, dtype: of the learned coefficients.
 
     Shape:
@@ -46,7 +49,8 @@ class Activation(nn.Module):
 
     Raises:
         TypeError: a coefficient the activation does not have.
-        DomainError: a value outside a coefficient's domain; ``channels`` below 1; ``inplace=True``.
+        DomainError: a value outside a coefficient's domain; ``channels`` below 1; ``inplace=True`` without an in-place
+            form.
     """
 
     function: ClassVar[Callable[..., Tensor]]
@@ -69,6 +73,9 @@ class Activation(nn.Module):
     """From the coefficients, tensors of one shape, to those of the same function that stand for all its equal spellings, so
     that learned ones can be compared; None where every function has one spelling."""
 
+    _switches: ClassVar[tuple[str, ...]] = ()
+    """Which of the keywords fused and inplace the function takes."""
+
     progress: Tensor
     """int64, shape (3,): steps taken, steps planned, steps per epoch. Present if a coefficient is scheduled."""
 
@@ -83,7 +90,7 @@ class Activation(nn.Module):
         for c in declared:
             # A class attribute of the same name would keep nn.Module from registering the parameter.
             delattr(cls, c.name)
-        _require_fit(cls, [c.name for c in declared])
+        cls._switches = _require_fit(cls, [c.name for c in declared])
         cls.coefficients = tuple(declared)
         parameters = [
             inspect.Parameter(c.name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=_shortest(c.default)) for c in declared
@@ -96,14 +103,18 @@ class Activation(nn.Module):
         channels: int | None = None,
         channel_dim: int = 1,
         inplace: bool = False,
+        fused: bool | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         **named: CoefficientLike,
     ) -> None:
         super().__init__()
         name = type(self).__name__
-        if inplace:
+        if inplace and "inplace" not in self._switches:
             raise DomainError(f"{name} was given inplace=True, but it has no in-place form; leave inplace at False.")
+        if fused and "fused" not in self._switches:
+            raise DomainError(f"{name} was given fused=True, but its function has no fused version; leave fused at None.")
+        self.inplace, self.fused = inplace, fused
         if channels is not None and (isinstance(channels, bool) or not isinstance(channels, int) or channels < 1):
             raise DomainError(f"{name} was given channels={channels!r}; expected a whole number from 1 on, or None.")
         try:
@@ -123,7 +134,8 @@ class Activation(nn.Module):
     # --- computing --------------------------------------------------------------------------------------------------
 
     def forward(self, x: Tensor) -> Tensor:
-        return type(self).function(x, *self.values(), channel_dim=self.channel_dim)
+        switches: dict[str, Any] = {n: getattr(self, n) for n in self._switches}
+        return type(self).function(x, *self.values(), channel_dim=self.channel_dim, **switches)
 
     def values(self, progress: float | None = None) -> list[float | Tensor]:
         """The coefficients in the order of the function: floats, or tensors of shape (1,) or (C,).
@@ -222,6 +234,10 @@ class Activation(nn.Module):
     def _describe(self) -> Iterator[str]:
         for name, kind in self.kinds.items():
             yield f"{name}={_shortest(kind)!r}"
+        if self.inplace:
+            yield "inplace=True"
+        if self.fused is not None:
+            yield f"fused={self.fused}"
         if self.channel_dim != 1:
             yield f"channel_dim={self.channel_dim}"
         sizes = {p.numel() for p in self.parameters(recurse=False)}
@@ -232,12 +248,18 @@ class Activation(nn.Module):
             yield f"step={step}/{total or '?'}"
 
 
-def _require_fit(cls: type[Activation], declared: list[str]) -> None:
-    """Tell whoever writes a new activation what is amiss when the class is made, not when a network runs."""
+def _require_fit(cls: type[Activation], declared: list[str]) -> tuple[str, ...]:
+    """Tell whoever writes a new activation what is amiss when the class is made, not when a network runs.
+
+    Returns:
+        Which of the optional keywords its function takes.
+    """
     function = vars(cls).get("function")
     if function is None:
         raise TypeError(f"{cls.__name__} names no function; write function = staticmethod(...) in its body.")
-    *accepted, last = list(inspect.signature(cls.function).parameters)[1:] or [""]
+    parameters = list(inspect.signature(cls.function).parameters)[1:]
+    switches = tuple(n for n in ("fused", "inplace") if n in parameters)
+    *accepted, last = [n for n in parameters if n not in switches] or [""]
     if not isinstance(function, staticmethod) or last != "channel_dim":
         raise TypeError(
             f"{cls.__name__}.function must be a staticmethod around a function f(x, coefficients..., channel_dim=1); decorate "
@@ -248,6 +270,7 @@ def _require_fit(cls: type[Activation], declared: list[str]) -> None:
             f"{cls.__name__} declares the coefficients ({', '.join(declared)}), but its function takes "
             f"({', '.join(accepted)}); declare the same names in the same order."
         )
+    return switches
 
 
 def _shortest(kind: Fixed | Learned | Scheduled) -> CoefficientLike:

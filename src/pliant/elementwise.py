@@ -9,12 +9,14 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor
 
 from pliant.errors import DomainError
+from pliant.kernels import dispatch
+from pliant.kernels.traced import traced
 
 __all__ = ["elementwise"]
 
@@ -42,35 +44,94 @@ def _align(name: str, value: float | Tensor, x: Tensor, dtype: torch.dtype, chan
     )
 
 
-def elementwise(formula: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Turn ``formula(x, *coefficients)`` into a public function with a keyword ``channel_dim``.
+Formula = Callable[..., Tensor]
+
+
+@overload
+def elementwise(formula: Formula, /) -> Formula: ...
+@overload
+def elementwise(
+    *, kernel: str | None = None, inverse: Formula | None = None, always_invertible: bool = False
+) -> Callable[[Formula], Formula]: ...
+def elementwise(
+    formula: Formula | None = None,
+    /,
+    *,
+    kernel: str | None = None,
+    inverse: Formula | None = None,
+    always_invertible: bool = False,
+) -> Formula | Callable[[Formula], Formula]:
+    """Turn ``formula(x, *coefficients)`` into a public function with the keywords ``channel_dim`` and ``fused``.
 
     The function accepts coefficients as numbers, as tensors of shape () or (1,), or as tensors of shape (C,) that run
     along ``channel_dim`` of ``x`` (default 1, as in ``torch.nn.functional.prelu``). Its result has the shape and dtype of
     ``x``. Half-precision inputs are computed in float32 and rounded once, so that the sums which form coefficient
     gradients are float32 sums.
 
+    Args:
+        formula: in torch operations. It is the specification; a kernel has to agree with it.
+        kernel: the name of the fused version in :mod:`pliant.kernels`. The function's keyword ``fused`` chooses: False for the
+            formula, True for the kernel or an error, None (default) for what :func:`pliant.kernels.set_fused` says.
+        inverse: ``inverse(y, *coefficients)`` gives x back for positive coefficients. The function then has a keyword
+            ``inplace``, and overwrites x without keeping anything of it.
+        always_invertible: the function is defined for positive coefficients only.
+
     Raises (from the function):
         TypeError: ``x`` is not a floating-point tensor, or the coefficients do not fit the formula's signature.
         DomainError: a coefficient's shape fits neither the layer nor the channels.
+        KernelError: ``fused=True``, and there is no kernel for the call.
     """
+    if formula is None:
+        return functools.partial(_public, kernel=kernel, inverse=inverse, always=always_invertible)
+    return _public(formula, kernel=kernel, inverse=inverse, always=always_invertible)
+
+
+def _public(formula: Formula, *, kernel: str | None, inverse: Formula | None, always: bool) -> Formula:
     signature = inspect.signature(formula)
+    shown = traced(kernel, formula) if kernel else formula
     names = tuple(signature.parameters)[1:]
     defaults = tuple(signature.parameters[n].default for n in names)
 
+    def readable(compute: Formula, channel_dim: int, x: Tensor, *values: float | Tensor) -> Tensor:
+        dtype = _WIDER.get(x.dtype, x.dtype)
+        aligned = [_align(n, v, x, dtype, channel_dim) for n, v in zip(names, values, strict=True)]
+        return compute(x.to(dtype), *aligned).to(x.dtype)
+
     @functools.wraps(formula)
-    def function(x: Tensor, *values: float | Tensor, channel_dim: int = 1, **named: float | Tensor) -> Tensor:
+    def function(
+        x: Tensor,
+        *values: float | Tensor,
+        channel_dim: int = 1,
+        fused: bool | None = None,
+        inplace: bool = False,
+        **named: float | Tensor,
+    ) -> Tensor:
         if not (isinstance(x, Tensor) and x.is_floating_point()):
             given = f"a {x.dtype} tensor" if isinstance(x, Tensor) else repr(type(x))
             raise TypeError(f"{formula.__name__} was given {given}, but it needs a floating-point tensor; use x.float().")
         if named or len(values) != len(names):
             bound = signature.bind(x, *values, **named)
             values = tuple(bound.arguments.get(n, d) for n, d in zip(names, defaults, strict=True))
-        dtype = _WIDER.get(x.dtype, x.dtype)
-        aligned = [_align(n, v, x, dtype, channel_dim) for n, v in zip(names, values, strict=True)]
-        return formula(x.to(dtype), *aligned).to(x.dtype)
+        if torch.compiler.is_compiling():
+            # An exporter wants the operations themselves; a compiler fuses best what keeps no mask.
+            plain = torch.compiler.is_exporting() or dispatch.wanted(fused) is False or dispatch.inside_transform()
+            result = readable(formula if plain else shown, channel_dim, x, *values)
+            return x.copy_(result) if inplace else result
+        slow = functools.partial(readable, formula, channel_dim)
+        if inplace:
+            if inverse is None:
+                raise DomainError(f"{formula.__name__} was given inplace=True, but it has no in-place form; leave it out.")
+            back = functools.partial(readable, inverse, channel_dim)
+            return dispatch.run_(kernel, slow, back, x, values, fused, always)
+        fast = dispatch.run(kernel, slow, x, values, fused)
+        return slow(x, *values) if fast is None else fast
 
-    extra = inspect.Parameter("channel_dim", inspect.Parameter.KEYWORD_ONLY, default=1, annotation="int")
+    extra = [("channel_dim", 1, "int"), ("fused", None, "bool | None"), *([("inplace", False, "bool")] if inverse else [])]
     public: Any = function
-    public.__signature__ = signature.replace(parameters=[*signature.parameters.values(), extra])
+    public.__signature__ = signature.replace(
+        parameters=[
+            *signature.parameters.values(),
+            *(inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY, default=d, annotation=a) for n, d, a in extra),
+        ]
+    )
     return function

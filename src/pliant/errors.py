@@ -22,6 +22,14 @@ class MissingExtraError(PliantError, ImportError):
     """A part of Pliant was asked for whose dependencies are not installed."""
 
 
+class KernelError(PliantError, RuntimeError):
+    """A fused kernel was asked for where there is none; the message says why."""
+
+
+class KernelWarning(UserWarning):
+    """Fused kernels are missing on this machine. Said once; results are the same, only slower."""
+
+
 def unknown(kind: str, given: str, known: Iterable[str]) -> UnknownNameError:
     """The error for a name outside ``known``: names the nearest ones first, then how to see all of them."""
     names = sorted(known)

@@ -12,7 +12,7 @@ from pliant.coefficients import Coefficient, Learned
 from pliant.elementwise import elementwise
 
 
-@elementwise
+@elementwise(kernel="affine_relu")
 def affine_relu(
     x: Tensor,
     a: float | Tensor = 1.0,

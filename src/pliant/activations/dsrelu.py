@@ -15,7 +15,11 @@ from pliant.elementwise import elementwise
 from pliant.schedules import Logistic
 
 
-@elementwise
+def _input(y: Tensor, slope: float | Tensor) -> Tensor:
+    return torch.where(y > 0, y / slope, y)
+
+
+@elementwise(kernel="dsrelu", inverse=_input, always_invertible=True)
 def dsrelu(x: Tensor, slope: float | Tensor) -> Tensor:
     """``slope * x`` for x > 0, ``x`` otherwise, elementwise.
 

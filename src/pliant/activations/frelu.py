@@ -12,7 +12,7 @@ from pliant.coefficients import Coefficient, Learned
 from pliant.elementwise import elementwise
 
 
-@elementwise
+@elementwise(kernel="frelu")
 def frelu(x: Tensor, b: float | Tensor = 0.0) -> Tensor:
     """``relu(x) + b``, elementwise. df/dx = 1 (x > 0) or 0; df/db = 1. Zero mean on N(0, 1) at b = -0.3989.
 

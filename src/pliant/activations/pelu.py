@@ -12,7 +12,7 @@ from pliant.coefficients import Coefficient, Learned, at_least
 from pliant.elementwise import elementwise
 
 
-@elementwise
+@elementwise(kernel="pelu")
 def pelu(x: Tensor, a: float | Tensor = 1.0, b: float | Tensor = 1.0) -> Tensor:
     """``(a / b) * x`` for x >= 0, ``a * (exp(x / b) - 1)`` otherwise, elementwise.
 

@@ -12,7 +12,11 @@ from pliant.coefficients import Coefficient, Learned
 from pliant.elementwise import elementwise
 
 
-@elementwise
+def _input(y: Tensor, weight: float | Tensor) -> Tensor:
+    return torch.where(y > 0, y, y / weight)
+
+
+@elementwise(kernel="prelu", inverse=_input)
 def prelu(x: Tensor, weight: float | Tensor = 0.25) -> Tensor:
     """``x`` for x > 0, ``weight * x`` otherwise, elementwise.
 

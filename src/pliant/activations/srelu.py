@@ -12,7 +12,7 @@ from pliant.coefficients import NON_NEGATIVE, POSITIVE, Coefficient, Fixed
 from pliant.elementwise import elementwise
 
 
-@elementwise
+@elementwise(kernel="srelu")
 def srelu(x: Tensor, alpha: float | Tensor = 1.0, beta: float | Tensor = 0.25) -> Tensor:
     """``alpha * x`` for x > 0, ``beta * (exp(x) - 1)`` otherwise, elementwise.
 

@@ -12,7 +12,7 @@ from pliant.coefficients import Coefficient, Learned
 from pliant.elementwise import elementwise
 
 
-@elementwise
+@elementwise(kernel="swish")
 def swish(x: Tensor, beta: float | Tensor = 1.0) -> Tensor:
     """``x * sigmoid(beta * x)``, elementwise.
 

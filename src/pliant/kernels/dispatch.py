@@ -1,0 +1,305 @@
+"""Which version of a function a call gets: a fused kernel, the form for compilers, or the readable one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from types import ModuleType
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.nn import Parameter
+
+from pliant.errors import DomainError, KernelError, KernelWarning
+from pliant.kernels import cpu, gpu
+
+__all__ = ["Call", "fused", "inside_transform", "obstacle", "run", "run_", "set_fused", "status", "wanted"]
+
+Readable = Callable[..., Tensor]
+"""``f(x, *coefficients)`` in plain torch operations: the specification, differentiable any number of times."""
+
+Value = float | Tensor
+
+_SWITCH: Final = {"": None, "auto": None, "0": False, "1": True}
+
+
+def _from_environment() -> bool | None:
+    given = os.environ.get("PLIANT_FUSED", "")
+    if given not in _SWITCH:
+        raise DomainError(f"The environment variable PLIANT_FUSED is {given!r}; expected 0, 1 or auto.")
+    return _SWITCH[given]
+
+
+_mode: bool | None = _from_environment()
+_warned: set[str] = set()
+
+
+def set_fused(mode: bool | None) -> None:
+    """Say once for the whole process which version the activations use.
+
+    Args:
+        mode: None (the default): the fused kernel wherever there is one for the call, else the readable version. False: the
+            readable version. True: the fused kernel, and :class:`pliant.KernelError` where a call cannot have it.
+            The environment variable ``PLIANT_FUSED`` (auto, 0, 1) sets the same at start; a module's or a call's own ``fused``
+            comes before it.
+    """
+    global _mode
+    if mode not in (None, True, False):
+        raise DomainError(f"set_fused was given {mode!r}; expected True, False or None.")
+    _mode = mode
+
+
+@contextlib.contextmanager
+def fused(mode: bool | None) -> Iterator[None]:
+    """:func:`set_fused` for the length of a ``with`` block."""
+    before = _mode
+    set_fused(mode)
+    try:
+        yield
+    finally:
+        set_fused(before)
+
+
+def wanted(mode: bool | None) -> bool | None:
+    """The mode of a call: its own, or that of the process."""
+    return _mode if mode is None else mode
+
+
+def status() -> dict[str, str]:
+    """For "cpu" and "cuda": the instruction set or compiler of the kernels that are used there, or why there are none."""
+    return {
+        device: f"none: {missing}" if (missing := backend.unavailable()) else backend.isa()
+        for device, backend in (("cpu", cpu), ("cuda", gpu))
+    }
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def inside_transform() -> bool:
+    """Whether the call is inside torch.func (vmap, grad, jvp ...). A compiler may ask too: it enters them while it traces."""
+    return torch._C._functorch.maybe_current_level() is not None
+
+
+def _transformed() -> bool:
+    """Whether somebody other than eager autograd looks on, to whom a kernel over raw memory would be invisible or wrong."""
+    return (
+        inside_transform()
+        or forward_ad._current_level >= 0
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._get_tracing_state() is not None
+    )
+
+
+def _is_batched(grad: Tensor) -> bool:
+    """Whether a gradient stands for many, as with ``is_grads_batched``, or is not a plain tensor."""
+    return type(grad) is not Tensor or torch._C._functorch.is_legacy_batchedtensor(grad)
+
+
+def _backend(x: Tensor) -> ModuleType | None:
+    if x.is_cpu:
+        return cpu
+    return gpu if x.is_cuda else None
+
+
+def obstacle(name: str | None, x: Tensor, values: Sequence[Value]) -> str | None:
+    """Why this call cannot have a fused kernel, as the end of a sentence; None if it can."""
+    if name is None:
+        return "the function has none"
+    if type(x) is not Tensor and type(x) is not Parameter:
+        return f"the input is a {type(x).__name__}, and kernels read plain tensors"
+    if _transformed():
+        return "it runs inside a transform (vmap, forward-mode AD, a dispatch mode or a trace), which kernels cannot follow"
+    backend = _backend(x)
+    if backend is None:
+        return f"there are none for the device {x.device}"
+    for v in values:
+        if isinstance(v, Tensor) and v.dim() > 1:
+            return f"a coefficient has shape {tuple(v.shape)}"
+        if isinstance(v, Tensor) and ((type(v) is not Tensor and type(v) is not Parameter) or v.device != x.device):
+            return f"a coefficient is a {type(v).__name__} on {v.device}, and the input a plain tensor on {x.device}"
+    missing: str | None = backend.unavailable()
+    if missing:
+        _say_once(missing)
+        return missing
+    refused: str | None = backend.refusal(name, x, values)
+    return refused
+
+
+def _say_once(missing: str) -> None:
+    if missing not in _warned:
+        _warned.add(missing)
+        warnings.warn(
+            f"Activations run in their readable versions, which are several times slower: {missing}. "
+            "PLIANT_FUSED=0 accepts that and silences this.",
+            KernelWarning,
+            stacklevel=5,
+        )
+
+
+class Call:
+    """One function on one backend, as autograd needs to remember it."""
+
+    __slots__ = ("backend", "name", "readable")
+
+    def __init__(self, name: str, backend: Any, readable: Readable) -> None:
+        self.name, self.backend, self.readable = name, backend, readable
+
+
+class _Fused(torch.autograd.Function):
+    """A kernel forward, a kernel backward; saves the input and the coefficients."""
+
+    @staticmethod
+    def forward(ctx: Any, call: Call, x: Tensor, *values: Value) -> Tensor:
+        _remember(ctx, call, x, values)
+        result: Tensor = call.backend.forward(call.name, x, values)
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        call, x, values = _recall(ctx)
+        if torch.is_grad_enabled() or _transformed() or _is_batched(grad):
+            return _readable_backward(call.readable, grad, x, values, ctx.needs_input_grad)
+        gx, gradients = call.backend.backward(call.name, grad, x, values, ctx.needs_input_grad[1:])
+        return _shared_out(gx, gradients, values, ctx.needs_input_grad)
+
+
+class _FusedInPlace(torch.autograd.Function):
+    """A kernel that writes its output over its input, and a kernel backward that needs nothing but the output."""
+
+    @staticmethod
+    def forward(ctx: Any, call: Call, inverse: Readable, x: Tensor, *values: Value) -> Tensor:
+        ctx.mark_dirty(x)
+        call.backend.forward_(call.name, x, values)
+        ctx.inverse = inverse
+        _remember(ctx, call, x, values)
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        call, y, values = _recall(ctx)
+        needs = ctx.needs_input_grad[1:]
+        if torch.is_grad_enabled() or _transformed() or _is_batched(grad):
+            return None, *_readable_backward(call.readable, grad, ctx.inverse(y, *values), values, needs)
+        gx, gradients = call.backend.backward_from_output(call.name, grad, y, values, needs[1:])
+        return None, *_shared_out(gx, gradients, values, needs)
+
+
+def _remember(ctx: Any, call: Call, x: Tensor, values: tuple[Value, ...]) -> None:
+    ctx.call = call
+    # Tensors only where autograd can see them: hooks may move them, and they must not outlive the graph.
+    ctx.constants = [None if isinstance(v, Tensor) else v for v in values]
+    ctx.save_for_backward(x, *(v for v in values if isinstance(v, Tensor)))
+
+
+def _recall(ctx: Any) -> tuple[Call, Tensor, tuple[Value, ...]]:
+    x, *tensors = ctx.saved_tensors
+    kept = iter(tensors)
+    return ctx.call, x, tuple(next(kept) if constant is None else constant for constant in ctx.constants)
+
+
+def _shared_out(
+    gx: Tensor | None, gradients: Tensor | None, values: tuple[Value, ...], needs: Sequence[bool]
+) -> tuple[Tensor | None, ...]:
+    """The vector of all coefficient gradients, dealt out in the shapes and dtypes of the coefficients."""
+    if gradients is None:
+        return None, gx, *(None for _ in values)
+    parts = torch.split(gradients, [v.numel() if isinstance(v, Tensor) else 1 for v in values])
+    return (
+        None,
+        gx,
+        *(
+            part.reshape(v.shape).to(v.dtype) if need and isinstance(v, Tensor) else None
+            for part, v, need in zip(parts, values, needs[2:], strict=True)
+        ),
+    )
+
+
+def _readable_backward(
+    readable: Readable, grad: Tensor, x: Tensor, values: tuple[Value, ...], needs: Sequence[bool]
+) -> tuple[Tensor | None, ...]:
+    """The same gradients by autograd through the readable version, themselves differentiable."""
+    differentiable = torch.is_grad_enabled()
+    with torch.enable_grad():
+        # Views, so that a coefficient computed from x does not count twice.
+        inputs = [v.view_as(v) if isinstance(v, Tensor) else v for v in (x, *values)]
+        asked = [v for v, need in zip(inputs, needs[1:], strict=True) if need and isinstance(v, Tensor)]
+        for v in asked:
+            if not v.requires_grad:
+                v.requires_grad_(True)
+        output = readable(*inputs)
+    found = iter(torch.autograd.grad(output, asked, grad, create_graph=differentiable))
+    return None, *(next(found) if need and isinstance(v, Tensor) else None for v, need in zip(inputs, needs[1:], strict=True))
+
+
+def run(name: str | None, readable: Readable, x: Tensor, values: tuple[Value, ...], mode: bool | None) -> Tensor | None:
+    """The result of a fused kernel, or None where the readable version is the one to use.
+
+    Args:
+        name: the kernel; None if the function has none.
+        readable: ``f(x, *values)`` in torch operations, for gradients of gradients.
+        mode: True, False, or None for what the process uses.
+
+    Raises:
+        KernelError: ``mode`` is True and the call cannot have a kernel; the message says why.
+    """
+    mode = wanted(mode)
+    if mode is False or (name is None and mode is None):
+        return None
+    why = obstacle(name, x, values)
+    if why is None:
+        backend = _backend(x)
+        assert name is not None
+        if torch.is_grad_enabled() and (x.requires_grad or any(isinstance(v, Tensor) and v.requires_grad for v in values)):
+            result: Tensor = _Fused.apply(Call(name, backend, readable), x, *values)
+        else:
+            result = backend.forward(name, x, values)  # type: ignore[union-attr]
+        return result
+    if mode:
+        raise KernelError(
+            f"{name or 'The function'} was asked for with fused=True, but has no fused kernel for this call: {why}. "
+            "Leave fused at None to use the readable version where there is no kernel."
+        )
+    return None
+
+
+def run_(
+    name: str | None,
+    readable: Readable,
+    inverse: Readable,
+    x: Tensor,
+    values: tuple[Value, ...],
+    mode: bool | None,
+    always: bool,
+) -> Tensor:
+    """The same, written over ``x``.
+
+    What the backward pass needs is taken from the output where it can be, so that nothing of the input is kept. Where it cannot
+    (no kernel, or coefficients for which the output does not tell the input), the input is copied first.
+
+    Args:
+        inverse: x from ``f(x)`` and the coefficients, in torch operations; right where all coefficients are positive.
+        always: the function has no other coefficients, so those on a GPU need not be waited for.
+    """
+    leaf = x.requires_grad and x.is_leaf
+    differentiable = torch.is_grad_enabled() and (
+        x.requires_grad or any(isinstance(v, Tensor) and v.requires_grad for v in values)
+    )
+    why = "fused=False" if wanted(mode) is False else obstacle(name, x, values)
+    if why is None and not leaf and name is not None and (not differentiable or _all_positive(values, always)):
+        backend = _backend(x)
+        if differentiable:
+            written: Tensor = _FusedInPlace.apply(Call(name, backend, readable), inverse, x, *values)
+            return written
+        backend.forward_(name, x, values)  # type: ignore[union-attr]
+        # Written behind autograd's back: whoever kept x for a backward pass must be told.
+        torch.autograd.graph.increment_version(x)
+        return x
+    result = run(name, readable, x.clone(), values, mode) if not leaf else None
+    return x.copy_(readable(x.clone(), *values) if result is None else result)
+
+
+def _all_positive(values: tuple[Value, ...], always: bool) -> bool:
+    return all(v > 0 if not isinstance(v, Tensor) else (always if not v.is_cpu else bool((v > 0).all())) for v in values)

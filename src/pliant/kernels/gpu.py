@@ -1,0 +1,6 @@
+def unavailable():
+    return "not merged"
+
+
+def refusal(name, x, values):
+    return None
