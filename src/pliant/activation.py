@@ -134,8 +134,12 @@ class Activation(nn.Module):
     # --- computing --------------------------------------------------------------------------------------------------
 
     def forward(self, x: Tensor) -> Tensor:
-        switches: dict[str, Any] = {n: getattr(self, n) for n in self._switches}
-        return type(self).function(x, *self.values(), channel_dim=self.channel_dim, **switches)
+        values = [c.read(self, self.kinds[c.name]) for c in self.coefficients]
+        if self.inplace:
+            return type(self).function(x, *values, channel_dim=self.channel_dim, fused=self.fused, inplace=True)
+        if self.fused is None:
+            return type(self).function(x, *values, channel_dim=self.channel_dim)
+        return type(self).function(x, *values, channel_dim=self.channel_dim, fused=self.fused)
 
     def values(self, progress: float | None = None) -> list[float | Tensor]:
         """The coefficients in the order of the function: floats, or tensors of shape (1,) or (C,).

@@ -106,7 +106,7 @@ def _public(formula: Formula, *, kernel: str | None, inverse: Formula | None, al
         inplace: bool = False,
         **named: float | Tensor,
     ) -> Tensor:
-        if not (isinstance(x, Tensor) and x.is_floating_point()):
+        if not isinstance(x, Tensor) or not x.is_floating_point():
             given = f"a {x.dtype} tensor" if isinstance(x, Tensor) else repr(type(x))
             raise TypeError(f"{formula.__name__} was given {given}, but it needs a floating-point tensor; use x.float().")
         if named or len(values) != len(names):

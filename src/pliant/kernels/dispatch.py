@@ -116,10 +116,8 @@ def obstacle(name: str | None, x: Tensor, values: Sequence[Value]) -> str | None
     if backend is None:
         return f"there are none for the device {x.device}"
     for v in values:
-        if isinstance(v, Tensor) and v.dim() > 1:
-            return f"a coefficient has shape {tuple(v.shape)}"
-        if isinstance(v, Tensor) and ((type(v) is not Tensor and type(v) is not Parameter) or v.device != x.device):
-            return f"a coefficient is a {type(v).__name__} on {v.device}, and the input a plain tensor on {x.device}"
+        if type(v) is not Parameter and type(v) is not float and type(v) is not Tensor and isinstance(v, Tensor):
+            return f"a coefficient is a {type(v).__name__}, and kernels read plain tensors"
     missing: str | None = backend.unavailable()
     if missing:
         _say_once(missing)
@@ -190,14 +188,17 @@ class _FusedInPlace(torch.autograd.Function):
 def _remember(ctx: Any, call: Call, x: Tensor, values: tuple[Value, ...]) -> None:
     ctx.call = call
     # Tensors only where autograd can see them: hooks may move them, and they must not outlive the graph.
-    ctx.constants = [None if isinstance(v, Tensor) else v for v in values]
-    ctx.save_for_backward(x, *(v for v in values if isinstance(v, Tensor)))
+    tensors = [v for v in values if isinstance(v, Tensor)]
+    ctx.constants = None if len(tensors) == len(values) else [None if isinstance(v, Tensor) else v for v in values]
+    ctx.save_for_backward(x, *tensors)
 
 
 def _recall(ctx: Any) -> tuple[Call, Tensor, tuple[Value, ...]]:
-    x, *tensors = ctx.saved_tensors
-    kept = iter(tensors)
-    return ctx.call, x, tuple(next(kept) if constant is None else constant for constant in ctx.constants)
+    x, *values = ctx.saved_tensors
+    if ctx.constants is not None:
+        kept = iter(values)
+        values = [next(kept) if constant is None else constant for constant in ctx.constants]
+    return ctx.call, x, tuple(values)
 
 
 def _shared_out(
@@ -205,16 +206,14 @@ def _shared_out(
 ) -> tuple[Tensor | None, ...]:
     """The vector of all coefficient gradients, dealt out in the shapes and dtypes of the coefficients."""
     if gradients is None:
-        return None, gx, *(None for _ in values)
-    parts = torch.split(gradients, [v.numel() if isinstance(v, Tensor) else 1 for v in values])
-    return (
-        None,
-        gx,
-        *(
-            part.reshape(v.shape).to(v.dtype) if need and isinstance(v, Tensor) else None
-            for part, v, need in zip(parts, values, needs[2:], strict=True)
-        ),
-    )
+        return (None, gx) + (None,) * len(values)
+    dealt: list[Tensor | None] = [None, gx]
+    for part, v, need in zip(gradients.view(-1, 1).unbind(), values, needs[2:], strict=True):
+        if not (need and isinstance(v, Tensor)):
+            dealt.append(None)
+        else:
+            dealt.append(part if v.dim() == 1 and v.dtype is part.dtype else part.reshape(v.shape).to(v.dtype))
+    return tuple(dealt)
 
 
 def _readable_backward(
