@@ -22,6 +22,7 @@
 #define PLIANT_TEXT_(a) #a
 #define PLIANT_TEXT(a) PLIANT_TEXT_(a)
 #define INLINE inline __attribute__((always_inline))
+#define INLINE_LAMBDA __attribute__((always_inline))
 
 #if defined(__AVX512F__)
 #define PLIANT_WIDTH 64
@@ -169,6 +170,14 @@ template <class V> INLINE Saturating<V> tanh(V u) {
 
 // Each function: coefficients as the kernel wants them (prepare), its value, and its gradients. `terms` receives what the
 // element adds to the gradient of each coefficient.
+
+// act(0), ..., act(count - 1), unrolled before the compiler decides what lives in registers: sums in a loop stay in memory.
+template <int count, class Act> INLINE void each(const Act& act) {
+    if constexpr (count > 0) {
+        each<count - 1>(act);
+        act(count - 1);
+    }
+}
 
 template <class T> INLINE void copy(const double* from, T* to, int count) {
     for (int i = 0; i < count; ++i) to[i] = T(from[i]);
@@ -444,8 +453,7 @@ INLINE void gradients(const void* g_, const void* x_, void* gx_, size_t n, const
     for (; i + kLanes<S> <= n; i += kLanes<S>) {
         V terms[F::kCount];
         S::store(gx + i, F::template gradient<V>(S::load(g + i), S::load(x + i), prepared.c, terms));
-        if constexpr (kSum)
-            for (int k = 0; k < F::kCount; ++k) lanes[k] += terms[k];
+        if constexpr (kSum) each<F::kCount>([&](int k) INLINE_LAMBDA { lanes[k] += terms[k]; });
     }
     if (i < n) {
         Element rest_g[kLanes<S>] = {}, rest_x[kLanes<S>] = {};
@@ -455,17 +463,22 @@ INLINE void gradients(const void* g_, const void* x_, void* gx_, size_t n, const
         S::store(rest_g, F::template gradient<V>(S::load(rest_g), S::load(rest_x), prepared.c, terms));
         memcpy(gx + i, rest_g, (n - i) * sizeof(Element));
         if constexpr (kSum)
-            for (int k = 0; k < F::kCount; ++k)
-                for (size_t l = 0; l < n - i; ++l) lanes[k][l] += terms[k][l];
+            each<F::kCount>([&](int k) INLINE_LAMBDA {
+                T scalars[kLanes<S>] = {};
+                memcpy(scalars, &terms[k], (n - i) * sizeof(T));
+                V valid;
+                memcpy(&valid, scalars, sizeof valid);
+                lanes[k] += valid;
+            });
     }
     if constexpr (kSum)
-        for (int k = 0; k < F::kCount; ++k) {
+        each<F::kCount>([&](int k) INLINE_LAMBDA {
             T scalars[kLanes<S>];
             memcpy(scalars, &lanes[k], sizeof scalars);
             double sum = 0;
             for (T scalar : scalars) sum += double(scalar);
             sums[k] = sum;
-        }
+        });
 }
 
 template <class F, class S>
