@@ -1,6 +1,8 @@
 # The extension module, built from csrc/. Addresses and sizes are what torch reports; nothing here checks them.
 
-type _Layout = tuple[tuple[int, ...], ...]
+from typing import TypeAlias
+
+_Layout: TypeAlias = tuple[tuple[int, ...], ...]
 
 def forward(
     function: int, dtype: int, threads: int, coefficients: tuple[float, ...], out: int, x: int, elements: int | _Layout, /

@@ -105,8 +105,8 @@ def forward_(name: str, x: Tensor, values: tuple[float | Tensor, ...]) -> Tensor
     dense = x.is_contiguous()
     if not dense and any(stride == 0 and size > 1 for size, stride in zip(x.shape, x.stride(), strict=True)):
         raise RuntimeError(
-            f"{name} was asked to work in place on a tensor of shape {tuple(x.shape)} and strides {x.stride()}, in which elements "
-            "share memory. Use x.clone() first."
+            f"{name} was asked to work in place on a tensor of shape {tuple(x.shape)} and strides {x.stride()}, in which "
+            "elements share memory. Use x.clone() first."
         )
     address = x.data_ptr()
     _cpu.forward(
