@@ -1,6 +1,0 @@
-def unavailable():
-    return "not merged"
-
-
-def refusal(name, x, values):
-    return None
