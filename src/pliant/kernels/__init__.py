@@ -1,0 +1,1 @@
+"""Fused versions of the activations, and nothing else; the only place that knows Triton or C."""
