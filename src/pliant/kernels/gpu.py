@@ -213,6 +213,8 @@ def _settings(x: Tensor, sizes: tuple[int, ...], strides: list[tuple[int, ...]],
         "INDEX": programs.INT64 if wide else programs.INT32,
         "BLOCK": block,
         "num_warps": _WARPS,
+        # The default of this option changes between versions of Triton, with a warning.
+        "enable_fp_fusion": True,
     }
 
 
