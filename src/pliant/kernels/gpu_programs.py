@@ -55,6 +55,12 @@ def exponentials(x):
 
 
 @triton.jit
+def sigmoid(u):
+    exp, _ = exponentials(-u)
+    return 1.0 / (1.0 + exp)
+
+
+@triton.jit
 def sigmoid_and_slope(u):
     """sigmoid(u) and its derivative, both relatively accurate in both tails, where 1 - sigmoid(u) would not be."""
     t, _ = exponentials(-tl.abs(u))
@@ -126,8 +132,7 @@ def arelu_gradients(x, a, b, c, d):
 
 @triton.jit
 def asigmoid(x, a, b, c, d):
-    h, _ = sigmoid_and_slope(a * x + c)
-    return b * h + d
+    return b * sigmoid(a * x + c) + d
 
 
 @triton.jit
@@ -165,8 +170,7 @@ def prelu_gradients_of_output(y, weight, b, c, d):
 
 @triton.jit
 def swish(x, beta, b, c, d):
-    h, _ = sigmoid_and_slope(beta * x)
-    return x * h
+    return x * sigmoid(beta * x)
 
 
 @triton.jit
@@ -235,6 +239,12 @@ def places(tensor, start, lane, sizes, strides):
     return at
 
 
+@triton.jit
+def shares(terms, VECTOR: tl.constexpr):
+    """The sums of neighbours that one thread holds, so that a running sum takes one register where the terms take VECTOR."""
+    return tl.sum(tl.reshape(terms, [terms.shape[0] // VECTOR, VECTOR]), axis=1)
+
+
 _UNSPECIALIZED = ["n", "sizes", "x_strides", "out_strides", "grad_strides", "grad_x_strides"]
 _COEFFICIENTS = ["a", "b", "c", "d"]
 
@@ -294,6 +304,7 @@ def backward(
     DTYPE: tl.constexpr,
     INDEX: tl.constexpr,
     BLOCK: tl.constexpr,
+    VECTOR: tl.constexpr,
 ):
     """grad_x = grad * df/dx unless it is None; partials[k, program] = this program's share of the gradient of coefficient k.
 
@@ -303,10 +314,10 @@ def backward(
     a, b, c, d = numbers(a, b, c, d, TENSORS, DTYPE)
     program = tl.program_id(0)
     lane = tl.arange(0, BLOCK)
-    sum_a = tl.zeros([BLOCK], DTYPE)
-    sum_b = tl.zeros([BLOCK], DTYPE)
-    sum_c = tl.zeros([BLOCK], DTYPE)
-    sum_d = tl.zeros([BLOCK], DTYPE)
+    sum_a = tl.zeros([BLOCK // VECTOR], DTYPE)
+    sum_b = tl.zeros([BLOCK // VECTOR], DTYPE)
+    sum_c = tl.zeros([BLOCK // VECTOR], DTYPE)
+    sum_d = tl.zeros([BLOCK // VECTOR], DTYPE)
     for start in range(program.to(INDEX) * BLOCK, n.to(INDEX), tl.num_programs(0).to(INDEX) * BLOCK):
         grad_at = places(grad, start, lane, sizes, grad_strides)
         x_at = places(x, start, lane, sizes, x_strides)
@@ -327,13 +338,13 @@ def backward(
             else:
                 tl.store(grad_x_at, result, mask=inside)
         if COUNT > 0:
-            sum_a += g * by[1]
+            sum_a += shares(g * by[1], VECTOR)
         if COUNT > 1:
-            sum_b += g * by[2]
+            sum_b += shares(g * by[2], VECTOR)
         if COUNT > 2:
-            sum_c += g * by[3]
+            sum_c += shares(g * by[3], VECTOR)
         if COUNT > 3:
-            sum_d += g * by[4]
+            sum_d += shares(g * by[4], VECTOR)
     if COUNT > 0:
         tl.store(partials + program, tl.sum(sum_a))
     if COUNT > 1:
