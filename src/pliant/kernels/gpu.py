@@ -40,6 +40,8 @@ _BLOCK_BYTES = 4096
 _PROGRAMS_PER_MULTIPROCESSOR = 5
 # Under the interpreter, where each costs milliseconds, few, so that small inputs take every path of the loop.
 _INTERPRETED_PROGRAMS = 3
+# Below this many elements, and with every offset below it, scattered elements are counted in 32 bits.
+_NARROW = 2**31
 
 
 @functools.cache
@@ -208,7 +210,7 @@ def _settings(x: Tensor, sizes: tuple[int, ...], strides: list[tuple[int, ...]],
     block = min(_BLOCK, _BLOCK_BYTES // x.element_size())
     # 64-bit divisions are slow, so that scattered elements are counted in 32 bits where every offset fits.
     reach = max((sum((n - 1) * s for n, s in zip(sizes, by, strict=True)) for by in strides), default=0)
-    wide = not sizes or max(reach, x.numel()) + block * 2**16 >= 2**31
+    wide = not sizes or max(reach, x.numel()) + block * 2**16 >= _NARROW
     return {
         "TENSORS": tensors,
         "DTYPE": programs.FLOAT64 if x.dtype is torch.float64 else programs.FLOAT32,
