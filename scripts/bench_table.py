@@ -1,7 +1,7 @@
 """docs/bench-table.md from the results of `pliant bench`: every file of benchmarks/results that the bench has written.
 
-    python scripts/bench_table.py            # writes docs/bench-table.md
-    python scripts/bench_table.py cpu.json   # of one file, to the terminal
+python scripts/bench_table.py            # writes docs/bench-table.md
+python scripts/bench_table.py cpu.json   # of one file, to the terminal
 """
 
 from __future__ import annotations

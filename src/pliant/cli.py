@@ -8,7 +8,7 @@ import statistics
 import sys
 import time
 import webbrowser
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -325,7 +325,9 @@ def bench(
     seconds: Annotated[float, typer.Option(help="Time for the rounds of each case.")] = 3.0,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     threads: Annotated[int | None, typer.Option(help="Threads of torch on the CPU.")] = None,
-    out: Annotated[Path | None, typer.Option(help="The file of the results; benchmarks/results/DEVICE.json if not given.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The file of the results; benchmarks/results/DEVICE.json if not given.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Measure what activations cost, against torch's own, the naive form and torch.compile.
@@ -469,31 +471,21 @@ def _show(result: Result, console: Console, baseline: str | None) -> None:
 
 def _show_bench(result: dict[str, Any], console: Console) -> None:
     e = result["environment"]
-    console.print(f"\n[bold]{_plain(e.get('gpu') or e['cpu'])}[/], {e['threads']} threads, torch {e['torch']}, {result['date']}")
+    console.print(
+        f"\n[bold]{_plain(e.get('gpu') or e['cpu'])}[/], {e['threads']} threads, torch {e['torch']}, {result['date']}"
+    )
     console.print(
         "Time as a ratio, forward + backward or a whole training step: median of the rounds, [10 %, 90 %]. Below 1 is faster than "
         "what it is compared with. Saved: bytes an element that are kept for the backward pass; "
         "copy: speed forward and backward in per cent of a copy's.",
         style="dim",
     )
-    met = {(t["subject"], t["where"], t["memory"], t["against"], t["compiled"]): t for t in result["targets"]}
     table = Table(header_style="bold", box=None, pad_edge=False)
     for column in ("what", "at", "compared with", "ratio", "target", "saved", "copy"):
-        table.add_column(column, justify="right" if column in ("ratio", "saved", "copy") else "left")
-    for record in result["kernels"]:
-        at = f"{record['size']} {record['dtype']}" + (", kept memory" if record["memory"] == "kept" else "")
-        key, wide = (record["activation"], record["size"], record["memory"]), record["dtype"] == "float32"
-        _bench_rows(table, record, record["activation"], at, "total", lambda o, c, k=key, w=wide: met.get((*k, o, c)) if w else None)  # type: ignore[misc]
-    for record in result["steps"]:
-        at = f"step of {record['network']}"
-        _bench_rows(
-            table,
-            record,
-            "",
-            at,
-            "step",
-            lambda o, c, n=record["network"], a="": met.get((a, n, "fresh", o.removesuffix(" compiled"), c)),  # type: ignore[misc]
-        )
+        table.add_column(column, justify="right" if column in ("ratio", "saved", "copy") else "left", overflow="fold")
+    for record in [*result["kernels"], *result["steps"]]:
+        for row in _bench_rows(record, result["targets"]):
+            table.add_row(*row)
     console.print(table)
     for record in result["compilation"]:
         if "skipped" not in record and (record["programs"] != 1 or record["graph_breaks"]):
@@ -501,6 +493,61 @@ def _show_bench(result: dict[str, Any], console: Console) -> None:
                 f"[yellow]torch.compile:[/] {record['activation']}: {record['programs']} programs and {record['graph_breaks']} graph "
                 f"breaks in {record['steps']} steps; expected 1 and 0."
             )
+
+
+def _bench_rows(record: dict[str, Any], targets: list[dict[str, Any]]) -> Iterator[list[str]]:
+    """A line for each thing that the contestants of a race are compared with."""
+    step = "network" in record
+    where = record["network"] if step else record["size"]
+    at = f"step of {where}" if step else f"{where} {record['dtype']}"
+    at += ", kept memory" if record.get("memory") == "kept" else ""
+    if "skipped" in record:
+        yield [_plain(record.get("activation", "")), _plain(at), f"[dim]not measured: {_plain(record['skipped'])}[/]"]
+    for c in record.get("contestants", ()):
+        if c["role"] == "torch":
+            continue
+        name = c["name"] if step or c["role"] == "control" else f"{record['activation']} {c['name'].removeprefix('pliant')}"
+        name = name.removesuffix(" pliant").strip()
+        if c["disagrees"]:
+            bad = c["disagrees"]
+            yield [
+                _plain(name),
+                _plain(at),
+                f"[red]DISAGREES[/]: {bad['what']} {bad['difference']}, allowed {bad['tolerance']:g}",
+            ]
+            continue
+        for other, ratios in c["ratio"].items():
+            low, median, high = ratios["step" if step else "total"]
+            target = next(
+                (
+                    t
+                    for t in targets
+                    if (t["subject"], t["where"], t["memory"], t["against"] + " compiled" * t["compiled"])
+                    == (c.get("activation") or record["activation"], where, record.get("memory", "fresh"), other)
+                    and record["dtype"] == "float32"
+                    and c["name"].removesuffix(" compiled").endswith("pliant")
+                    and t["compiled"] == (c["role"] == "compiled")
+                ),
+                None,
+            )
+            saved, share = c.get("saved_bytes"), c.get("share_of_copy")
+            kept = saved["input"] + saved["other"] if saved else 0
+            yield [
+                _plain(name),
+                _plain(at),
+                _plain(other),
+                _plain(f"{median:.2f} [{low:.2f}, {high:.2f}]"),
+                _bench_word(target),
+                "" if saved is None else f"{kept:g}" if kept or not saved["output"] else "out",
+                f"{100 * share['forward'][1]:.0f}, {100 * share['backward'][1]:.0f} %" if share else "",
+            ]
+
+
+def _bench_word(target: dict[str, Any] | None) -> str:
+    if target is None:
+        return ""
+    word = {True: "[green]met[/]", False: "[red]missed[/]", None: "[yellow]cannot tell[/]"}[target["met"]]
+    return f"{'>=' if target['at_least'] else '<='} {target['bound']:.2f} {word}"
 
 
 def _finite(value: float) -> bool:

@@ -98,7 +98,9 @@ class Reference:
         x = self.x.to(self.dtype).requires_grad_(True)
         y = forward(x.clone())
         if y.shape != self.y.shape or y.dtype != self.dtype:
-            return Disagreement(f"output is {y.dtype} {tuple(y.shape)} and not {self.dtype} {tuple(self.y.shape)};", math.inf, 0.0)
+            return Disagreement(
+                f"output is {y.dtype} {tuple(y.shape)} and not {self.dtype} {tuple(self.y.shape)};", math.inf, 0.0
+            )
         error = _worst((y.detach().double() - self.y).abs() / self.y.abs().clamp(min=1))
         if not error <= elementwise:
             return Disagreement("output", error, elementwise)

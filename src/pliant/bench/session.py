@@ -164,7 +164,9 @@ def write(result: dict[str, Any], path: Path) -> None:
         beside.write_text(_dumps(result) + "\n")
         os.replace(beside, path)
     except OSError as error:
-        raise PliantError(f"The results cannot be written to {path}: {error.strerror}. Choose another file with --out.") from error
+        raise PliantError(
+            f"The results cannot be written to {path}: {error.strerror}. Choose another file with --out."
+        ) from error
 
 
 def _dumps(value: Any, depth: int = 0) -> str:

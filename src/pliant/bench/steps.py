@@ -48,9 +48,7 @@ def _loss(out: Any, target: Tensor) -> Tensor:
     return nn.functional.cross_entropy(first, target)
 
 
-def _entrants(
-    network: Network, subjects: Sequence[Subject], example: Tensor, device: str, compiled: bool
-) -> list[Entrant]:
+def _entrants(network: Network, subjects: Sequence[Subject], example: Tensor, device: str, compiled: bool) -> list[Entrant]:
     def build(make: Callable[[], nn.Module] | None = None) -> nn.Module:
         torch.manual_seed(0)
         built = network.build().train()
