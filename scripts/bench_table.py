@@ -128,9 +128,9 @@ def section(result: dict[str, Any]) -> Iterator[str]:
     yield ""
     cache = f"{e['cache_bytes'] / 2**20:.0f} MiB" if e["cache_bytes"] else "unknown size"
     yield (
-        f"{e['cpu']}, {e['cores']} cores, {e['threads']} threads, last cache {cache}, {e['cpu_capability']}; torch {e['torch']}, "
-        f"Python {e['python']}, Pliant {e['pliant']}, fused kernels: {e['kernels'] or 'none'}. Measured {result['date'][:10]} by "
-        f"`{result['command']}`, {result['seconds_per_case']:g} s a case."
+        f"{e['cpu']}, {e['cores']} cores, {e['threads']} threads, last cache {cache}, {e['cpu_capability']}; "
+        f"torch {e['torch']}, Python {e['python']}, Pliant {e['pliant']}, fused kernels: {e['kernels'] or 'none'}. "
+        f"Measured {result['date'][:10]} by `{result['command']}`, {result['seconds_per_case']:g} s a case."
         + ("" if result["complete"] else " **Stopped before the end.**")
     )
     yield ""
@@ -149,7 +149,8 @@ def section(result: dict[str, Any]) -> Iterator[str]:
         if speeds:
             rounds = [r["rounds"] for r in records if "contestants" in r]
             yield (
-                f"A copy moves {speeds[0]:.0f} to {speeds[-1]:.0f} GB/s, reading and writing; {min(rounds)} to {max(rounds)} rounds."
+                f"A copy moves {speeds[0]:.0f} to {speeds[-1]:.0f} GB/s, reading and writing; "
+                f"{min(rounds)} to {max(rounds)} rounds."
             )
             yield ""
         head = ("activation", "against", "forward", "backward", "both", "naive", "of a copy", "saved", "control")

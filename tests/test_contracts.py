@@ -16,6 +16,7 @@ CONTRACTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["import
 
 VIOLATIONS = {
     "library": ("clock.py", "import pliant.lab.store"),
+    "bench": ("bench/session.py", "import rich"),
     "adapters": ("adapters/timm.py", "import pliant.lab.store"),
     "schedules": ("schedules.py", "import torch"),
     "activations": ("activations/srelu.py", "from pliant.activations import prelu"),

@@ -12,7 +12,7 @@
 ====================  ================================================================================================
 """
 
-from pliant.bench.session import Options, disagreements, run, write
+from pliant.bench.session import Options, disagreements, restless, run, write
 from pliant.bench.targets import TARGETS, Target
 
-__all__ = ["TARGETS", "Options", "Target", "disagreements", "run", "write"]
+__all__ = ["TARGETS", "Options", "Target", "disagreements", "restless", "run", "write"]

@@ -66,7 +66,7 @@ class Reference:
         self.module = readable(module).double()
         self.x, self.g = x.detach().double(), g.double()
         self.y, self.slope = self._slope(self.x)
-        self.coefficients = [(n, *self._coefficient(n)) for n, _ in self.module.named_parameters()]
+        self.coefficients = {n: self._coefficient(n) for n, _ in self.module.named_parameters()}
 
     def _slope(self, x: Tensor) -> tuple[Tensor, Tensor]:
         x = x.clone().requires_grad_(True)
@@ -83,8 +83,8 @@ class Reference:
         def at(value: Tensor) -> Tensor:
             return torch.func.functional_call(self.module, {name: value}, (self.x.clone(),))  # type: ignore[no-any-return]
 
-        _, terms = torch.func.jvp(at, (own[name].detach(),), (torch.ones_like(own[name]),))
-        terms = terms.detach() * self.g
+        slopes = torch.func.jvp(at, (own[name].detach(),), (torch.ones_like(own[name]),))[1]
+        terms = slopes.detach() * self.g
         return float(terms.sum()), float(terms.abs().sum())
 
     def disagreement(self, forward: Callable[[Tensor], Tensor], parameters: Sequence[nn.Parameter]) -> Disagreement | None:
@@ -108,7 +108,7 @@ class Reference:
         error = self._slope_error(gradients[0].double(), elementwise)
         if not error <= elementwise:
             return Disagreement("gradient of the input", error, elementwise)
-        for (name, expected, scale), got in zip(self.coefficients, gradients[1:], strict=True):
+        for (name, (expected, scale)), got in zip(self.coefficients.items(), gradients[1:], strict=True):
             error = abs(float(got) - expected) / scale if scale else abs(float(got))
             if not error <= summed:
                 return Disagreement(f"gradient of {name}", error, summed)
@@ -147,7 +147,7 @@ class NetworkReference:
         buffers = {n: b.clone() for n, b in network.named_buffers()}
         network.zero_grad(set_to_none=True)
         out = (call or network)(x)
-        self.loss(out).backward()
+        torch.autograd.backward(self.loss(out))
         logits = out if isinstance(out, Tensor) else out[0]
         gradient = torch.cat([p.grad.flatten().double() for p in network.parameters() if p.grad is not None])
         network.zero_grad(set_to_none=True)

@@ -46,7 +46,7 @@ def measure(subject: Subject, device: str) -> dict[str, Any]:
         compiled(x.clone()).sum().backward()
         with torch.no_grad():
             for p in module.parameters():
-                p += 0.01
+                p.add_(0.01)
         if clock is not None:
             clock.step()
     breaks = sum(counters["graph_break"].values())

@@ -18,11 +18,11 @@ from pliant.bench import compilation, kernels, steps
 from pliant.bench.machine import environment, slug
 from pliant.bench.networks import NETWORKS, network
 from pliant.bench.subjects import DEFAULT, require_dtype, subject
-from pliant.bench.targets import judge
+from pliant.bench.targets import is_quiet, judge
 from pliant.bench.timing import CpuWatch, CudaWatch
 from pliant.errors import DomainError, PliantError
 
-__all__ = ["FORMAT", "Options", "disagreements", "run", "write"]
+__all__ = ["FORMAT", "Options", "disagreements", "restless", "run", "write"]
 
 FORMAT = 1
 """Of the results file; raised when a reader of the old form would misread the new."""
@@ -146,10 +146,15 @@ def disagreements(result: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     found = []
     for record in [*result["kernels"], *result["steps"]]:
         where = record.get("network") or " ".join(record[k] for k in ("activation", "size", "dtype", "memory"))
-        for c in record.get("contestants", ()):
-            if c["disagrees"]:
-                found.append((f"{where}: {c['name']}", c["disagrees"]))
+        refused = [c for c in record.get("contestants", ()) if c["disagrees"]]
+        found += [(f"{where}: {c['name']}", c["disagrees"]) for c in refused]
     return found
+
+
+def restless(result: dict[str, Any]) -> int:
+    """The number of races whose control was further from 1 than :data:`pliant.bench.targets.BUSY` allows."""
+    races = [(r, "step" if "network" in r else "total") for r in [*result["kernels"], *result["steps"]] if "contestants" in r]
+    return sum(not is_quiet(r, stage) for r, stage in races)
 
 
 def write(result: dict[str, Any], path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pliant.bench.agreement import NetworkReference
+from pliant.bench.agreement import Disagreement, NetworkReference
 from pliant.bench.networks import CLASSES, Network
 from pliant.bench.subjects import Naive, Subject, has_switch, readable
 from pliant.bench.timing import Runner, Watch, race
@@ -68,7 +68,7 @@ def _entrants(network: Network, subjects: Sequence[Subject], example: Tensor, de
         for entrant in list(found):
             if entrant.role in ("torch", "pliant", "naive"):
                 copy = build(_maker(entrant, subjects))
-                name, baseline = f"{entrant.name} compiled", "ReLU compiled"
+                name, baseline = f"{entrant.name} compiled", "ReLU" if entrant.role == "torch" else "ReLU compiled"
                 call = torch.compile(copy, dynamic=False)
                 found.append(Entrant(name, entrant.activation, "compiled", copy, baseline, call))
     return found
@@ -90,7 +90,7 @@ def _runner(entrant: Entrant, x: Tensor, target: Tensor) -> Runner:
 
     def step(_: Any) -> None:
         optimizer.zero_grad(set_to_none=True)
-        _loss(forward(x), target).backward()
+        torch.autograd.backward(_loss(forward(x), target))
         optimizer.step()
         clock.step()
 
@@ -126,7 +126,7 @@ def measure(
     record["source"] = type(field[0].network).__module__.partition(".models")[0]
     x = x.to(device)
     target = torch.randint(CLASSES, (network.batch,), generator=generator).to(device)
-    wrong = {}
+    wrong: dict[str, Disagreement | None] = {}
     for subject in subjects:
         own = [e for e in field if e.activation == subject.name]
         reference = NetworkReference(next(e for e in own if e.role == "pliant").network, x, lambda out: _loss(out, target))

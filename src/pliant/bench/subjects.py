@@ -170,7 +170,7 @@ def move_off_start(parameters: Iterable[nn.Parameter]) -> None:
     """
     with torch.no_grad():
         for i, p in enumerate(parameters):
-            p += (i + 1) / 16
+            p.add_((i + 1) / 16)
 
 
 def require_dtype(name: str) -> torch.dtype:

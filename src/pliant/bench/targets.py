@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-__all__ = ["BUSY", "TARGETS", "Target", "judge"]
+__all__ = ["BUSY", "TARGETS", "Target", "is_quiet", "judge"]
 
 BUSY = 1.05
 """How far torch's own may be from itself, measured as two contestants, before a race decides nothing."""
@@ -83,6 +83,13 @@ def judge(result: Mapping[str, Any], targets: Sequence[Target] = TARGETS) -> lis
     return [_judged(result, t) for t in targets if t.device == result["kind"]]
 
 
+def is_quiet(record: Mapping[str, Any], stage: str) -> bool:
+    """Whether the control of a race, torch's own a second time, came out within :data:`BUSY` of torch's own."""
+    control = next(c for c in record["contestants"] if c["role"] == "control")
+    median = next(iter(control["ratio"].values()))[stage][1]
+    return bool(1 / BUSY <= median <= BUSY)
+
+
 def _judged(result: Mapping[str, Any], target: Target) -> dict[str, Any]:
     measured, why = _find(result, target)
     met = None
@@ -111,8 +118,7 @@ def _find(result: Mapping[str, Any], target: Target) -> tuple[list[float] | None
             return None, "not measured"
         if row["disagrees"]:
             return None, "DISAGREES"
-        control = next((c["ratio"] for c in record["contestants"] if c["role"] == "control"), None)
-        if control and not 1 / BUSY <= next(iter(control.values()))[target.stage][1] <= BUSY:
+        if not is_quiet(record, target.stage):
             return None, "cannot tell: the machine was busy, torch's own against itself is off by more than 5 %"
         found = row["share_of_copy"] if target.at_least else row["ratio"].get(against + suffix)
         return (found[target.stage], "") if found else (None, f"{against} disagrees or was not measured")

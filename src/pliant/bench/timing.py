@@ -109,7 +109,7 @@ class CudaWatch:
         for _ in range(calls):
             values = [runner.prepare()]
             self._flush.zero_()
-            events = [torch.cuda.Event(enable_timing=True) for _ in range(len(runner.stages) + 1)]
+            events = [torch.cuda.Event(enable_timing=True) for _ in range(len(runner.stages) + 1)]  # type: ignore[no-untyped-call]
             events[0].record()
             for stage, event in zip(runner.stages.values(), events[1:], strict=True):
                 values.append(stage(values[-1]))
