@@ -103,7 +103,7 @@ def step_rows(record: dict[str, Any]) -> Iterator[list[str]]:
     own = record["contestants"][0]
     yield [record["network"], "ReLU", "1", f"{1000 * own['seconds']['step'][1]:.1f} ms"]
     for c in record["contestants"][1:]:
-        time = f"{1000 * c['seconds']['step'][1]:.1f} ms"
+        time = f"{1000 * c['seconds']['step'][1]:.1f} ms" if c["seconds"] else ""
         against = "ReLU compiled" if c["role"] == "compiled" and c["name"] != "ReLU compiled" else "ReLU"
         if c["disagrees"]:
             yield ["", c["name"], refusal(c["disagrees"]), ""]

@@ -41,9 +41,12 @@ def measure(subject: Subject, device: str) -> dict[str, Any]:
     counters.clear()
     compiled = torch.compile(module, backend=count)
     clock = Clock(nn.ModuleList([module]), STEPS) if isinstance(module, Activation) else None
-    x = torch.linspace(-2, 2, 64 * 32, device=device).reshape(64, 32).requires_grad_(True)
+    # Only a leaf that asks for no gradient may be overwritten.
+    x = torch.linspace(-2, 2, 64 * 32, device=device).reshape(64, 32).requires_grad_(not subject.inplace)
     for _ in range(STEPS):
-        compiled(x.clone()).sum().backward()
+        y = compiled(x)
+        if y.requires_grad:
+            y.sum().backward()
         with torch.no_grad():
             for p in module.parameters():
                 p.add_(0.01)

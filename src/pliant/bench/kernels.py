@@ -97,7 +97,7 @@ def contestants(subject: Subject, dtype: torch.dtype, device: str, compiled: boo
 
     def contestant(name: str, role: str, module: nn.Module, call: Callable[[Tensor], Tensor] | None = None) -> Contestant:
         checked = role not in ("torch", "control")
-        return Contestant(name, role, call or module, list(module.parameters()), checked)
+        return Contestant(name, role, module if call is None else call, list(module.parameters()), checked)
 
     ours = subject.make().to(device=device, dtype=dtype)
     move_off_start(ours.parameters())
@@ -206,9 +206,10 @@ def measure(
     wrong = {c.name: reference.disagreement(c.forward, c.parameters) for c in field if c.checked}
     # As large as everything else together, and in the caches and the memory that the race is about.
     del reference
-    saved = {c.name: saved_bytes(c.forward, x) for c in field}
-    held = {c.name: held_bytes(c.forward, x) for c in field} if device == "cuda" else {}
-    runners = [*(c.runner(x, g, subject.inplace) for c in field), *copies(x, g)]
+    sound = [c for c in field if not wrong.get(c.name)]
+    saved = {c.name: saved_bytes(c.forward, x) for c in sound}
+    held = {c.name: held_bytes(c.forward, x) for c in sound} if device == "cuda" else {}
+    runners = [*(c.runner(x, g, subject.inplace) for c in sound), *copies(x, g)]
     records = []
     for memory in memories(at, device):
         with kept_memory() if memory == "kept" else contextlib.nullcontext():
@@ -216,9 +217,9 @@ def measure(
         record = common | {"memory": memory, "rounds": result.rounds}
         moved = 2 * at.elements * dtype.itemsize
         record["copy_bytes_per_second"] = float(f"{moved / result.time('copy', 'forward').median:.4g}")
-        record["contestants"] = [_row(c, field, result, wrong, saved[c.name]) for c in field]
+        record["contestants"] = [_row(c, sound, result, wrong.get(c.name), saved.get(c.name)) for c in field]
         for row in record["contestants"]:
-            if held:
+            if row["name"] in held:
                 row["held_bytes"] = held[row["name"]]
         records.append(record)
     if compiled:
@@ -227,20 +228,15 @@ def measure(
 
 
 def _row(
-    own: Contestant,
-    field: Sequence[Contestant],
-    result: Race,
-    wrong: dict[str, Disagreement | None],
-    saved: dict[str, float],
+    own: Contestant, sound: Sequence[Contestant], result: Race, bad: Disagreement | None, saved: dict[str, float] | None
 ) -> dict[str, Any]:
     stages = ("forward", "backward", "total")
-    bad = wrong.get(own.name)
     row: dict[str, Any] = {
         "name": own.name,
         "role": own.role,
         "checked": own.checked,
         "disagrees": bad.json() if bad else None,
-        "seconds": {s: result.time(own.name, s).rounded() for s in stages},
+        "seconds": None,
         "saved_bytes": saved,
         "ratio": None,
         "share_of_copy": None,
@@ -248,7 +244,8 @@ def _row(
     }
     if bad:
         return row
-    others = [o for o in field if o is not own and o.role in ("torch", "naive") and not wrong.get(o.name)]
+    row["seconds"] = {s: result.time(own.name, s).rounded() for s in stages}
+    others = [o for o in sound if o is not own and o.role in ("torch", "naive")]
     row["ratio"] = {o.name: {s: result.ratio(own.name, o.name, s).rounded() for s in stages} for o in others}
     for key, copy in (("share_of_copy", "copy"), ("share_of_fresh_copy", "fresh copy")):
         row[key] = {s: result.ratio(copy, own.name, s).rounded() for s in stages}

@@ -86,7 +86,7 @@ def _runner(entrant: Entrant, x: Tensor, target: Tensor) -> Runner:
     # A rate of 0 costs the same step and leaves every network what it was checked as.
     optimizer = torch.optim.SGD(entrant.network.parameters(), lr=0.0, momentum=0.9)
     clock = Clock(entrant.network, STEPS)
-    forward = entrant.call or entrant.network
+    forward = entrant.network if entrant.call is None else entrant.call
 
     def step(_: Any) -> None:
         optimizer.zero_grad(set_to_none=True)
@@ -132,7 +132,7 @@ def measure(
         reference = NetworkReference(next(e for e in own if e.role == "pliant").network, x, lambda out: _loss(out, target))
         wrong |= {e.name: reference.disagreement(e.network, e.call) for e in own}
         del reference
-    result = race([_runner(e, x, target) for e in field], seconds, watch)
+    result = race([_runner(e, x, target) for e in field if not wrong.get(e.name)], seconds, watch)
     if compiled:
         torch.compiler.reset()
     record["rounds"] = result.rounds
@@ -148,7 +148,7 @@ def measure(
                 "role": e.role,
                 "checked": e.name in wrong,
                 "disagrees": bad.json() if bad else None,
-                "seconds": {"step": result.time(e.name, "step").rounded()},
+                "seconds": None if bad else {"step": result.time(e.name, "step").rounded()},
                 "ratio": ratio,
             }
         )
