@@ -17,6 +17,7 @@ CONTRACTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["import
 VIOLATIONS = {
     "library": ("clock.py", "import pliant.lab.store"),
     "kernels": ("elementwise.py", "import triton"),
+    "bench": ("bench/session.py", "import rich"),
     "adapters": ("adapters/timm.py", "import pliant.lab.store"),
     "schedules": ("schedules.py", "import torch"),
     "activations": ("activations/srelu.py", "from pliant.activations import prelu"),
