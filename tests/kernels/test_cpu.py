@@ -365,7 +365,7 @@ def test_accuracy_of_the_exponential_in_units_of_the_last_place(instruction_set:
         "sigmoid": ulps(sigmoid, both.double().sigmoid()),
     }
     print(instruction_set, measured)
-    bounds = {"exp": 1.5, "expm1": 1.5, "tanh": 2.0, "sigmoid": 2.5}
+    bounds = {"exp": 1.5, "expm1": 1.5, "tanh": 3.0, "sigmoid": 2.5}
     assert all(measured[f] <= bounds[f] for f in bounds), measured
 
 
