@@ -290,7 +290,9 @@ def test_what_is_not_official_is_said_in_every_result(tmp_path: Path, monkeypatc
     result = run(mine, store=tmp_path / "store", on="serial")
     said = "Data: MNIST (not the official files: 200 + 100 of 60,000 + 10,000 images)."
     assert result.verdict().warnings[0] == said
-    assert said in result.report(tmp_path / "report").read_text(encoding="utf-8")
+    verdict = result.report_data().verdict
+    assert verdict is not None
+    assert said in verdict.warnings
     assert data_of(mine.dataset, mine.custom) is data_of(plan(mine)[0].dataset, mine.custom), "read once in a process"
 
 

@@ -45,7 +45,7 @@ class Status:
     def checksums(self) -> str:
         """The state of the checksums in words."""
         if self.different:
-            return f"{len(self.different)} of {self.here} files are not the official ones"
+            return f"{len(self.different)} of {self.here} not official"
         if not self.here:
             return "-"
         rest = self.here - self.verified
