@@ -12,6 +12,7 @@ import hashlib
 import inspect
 import json
 import tomllib
+import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -24,7 +25,7 @@ from torch import nn
 from pliant import catalog
 from pliant.errors import PliantError, unknown
 from pliant.lab import datasets, models
-from pliant.lab.datasets import Arrays, Data
+from pliant.lab.datasets import Arrays, Data, Dataset, files
 from pliant.lab.network import construct, module_identity, source_identity
 
 __all__ = ["Component", "Custom", "Optimizer", "Protocol", "Study", "StudyError", "Train", "TrialSpec", "canonical", "plan"]
@@ -129,7 +130,10 @@ class TrialSpec(_Frozen):
     @property
     def key(self) -> str:
         """sha256 of the resolved values, in hex: where the store keeps the trial."""
-        return hashlib.sha256(canonical(self.model_dump(mode="json")).encode()).hexdigest()
+        values = self.model_dump(mode="json")
+        # Where data lie on this machine changes no number: data_sha256 says what they are.
+        values["dataset"]["options"].pop("path", None)
+        return hashlib.sha256(canonical(values).encode()).hexdigest()
 
 
 class Custom(BaseModel):
@@ -154,7 +158,8 @@ class Study(_Frozen):
 
     Args:
         name: letters, digits, ``.``, ``_``, ``-``; also the name of the report's folder.
-        dataset (or ``data``): a name, a :class:`Component`, arrays ``(x, y)``, a torch data set.
+        dataset (or ``data``): a name, a :class:`Component`, arrays ``(x, y)``, a torch data set, the
+            :class:`~pathlib.Path` of a folder with one folder of images for each class.
         model: a name, a :class:`Component`, or a function as above.
         activations: specs such as ``"srelu[beta=0.1]"``, catalogue classes, or your own module classes.
         baseline: the spec of the activation that all others are compared with; default the first one.
@@ -276,6 +281,10 @@ class Study(_Frozen):
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise StudyError(f"The study file {path} is not valid TOML: {error}.") from None
         values.setdefault("name", path.stem)
+        options = dataset.get("options") if isinstance(dataset := values.get("dataset"), dict) else None
+        if isinstance(options, dict) and isinstance(options.get("path"), str):
+            # A study file and its data move together.
+            options["path"] = str(path.parent / Path(options["path"]).expanduser())
         return cls(**values)
 
 
@@ -303,6 +312,13 @@ def _resolve(given: dict[str, Any]) -> tuple[dict[str, Any], Custom]:
     dataset = given.get("dataset")
     if isinstance(dataset, str):
         given["dataset"] = Component(name=dataset)
+    elif isinstance(dataset, Path):
+        if not dataset.is_dir():
+            raise StudyError(
+                f"The study's data are the path {dataset}, which is no folder. Give a folder with one folder of images for "
+                "each class; for a table give Component(name='csv', options={'path': ..., 'label': its column of classes})."
+            )
+        given["dataset"] = Component(name="folder", options={"path": str(dataset)})
     elif dataset is not None and not isinstance(dataset, Component | Mapping):
         data = Arrays.of(dataset).data
         given["dataset"] = Component(name="arrays", options={"sha256": data.fingerprint()})
@@ -403,7 +419,7 @@ def _explain(error: pydantic.ValidationError, name: str) -> str:
     return f"The study {name!r} cannot be used. " + " ".join(lines)
 
 
-def dataset_of(component: Component) -> Any:
+def dataset_of(component: Component) -> Dataset:
     """The class of a data set by name.
 
     Raises:
@@ -414,6 +430,30 @@ def dataset_of(component: Component) -> Any:
     return datasets.ALL[component.name]
 
 
+def _with_defaults(component: Component) -> Component:
+    """A data set with every option written out: a default that a user wrote is no other data set."""
+    options = _check_options("dataset", component, dataset_of(component).load)
+    return Component(name=component.name, options={**options, **component.options})
+
+
+def dataset_with(name: str, changes: Sequence[str] = ()) -> tuple[Dataset, dict[str, Any]]:
+    """A data set by name, and its options from ``changes`` of the form ``size=128``.
+
+    Raises:
+        UnknownNameError: there is no such data set. StudyError: a change without "=", or an option it does not have.
+    """
+    given = {}
+    for change in changes:
+        key, sign, text = change.partition("=")
+        if not sign:
+            raise StudyError(f"--set was given {change!r}; expected option=value, for example --set size=128.")
+        given[key.strip()] = _toml(text.strip())
+    component = Component(name=name, options=given)
+    if given:
+        _with_defaults(component)
+    return dataset_of(component), given
+
+
 _loaded: dict[str, Data] = {}
 
 
@@ -421,13 +461,18 @@ def data_of(component: Component, custom: Custom) -> Data:
     """The user's own data, or those that ``component`` names, read once in a process.
 
     Raises:
-        UnknownNameError: there is no such data set. DataError: it cannot be used.
+        UnknownNameError: there is no such data set. StudyError: an option it does not have. DataError: it cannot be used.
     """
     if custom.data is not None:
         return custom.data
-    key = canonical(component.model_dump(mode="json"))
+    named = _with_defaults(component)
+    # A session outlives the files it has read: what lies elsewhere or was changed since is read again.
+    path = named.options.get("path")
+    key = canonical(
+        [named.model_dump(mode="json"), str(files.root()), files.stamp(Path(path)) if isinstance(path, str) else ""]
+    )
     if key not in _loaded:
-        _loaded[key] = dataset_of(component).load(**component.options)
+        _loaded[key] = dataset_of(named).load(**named.options)
     return _loaded[key]
 
 
@@ -438,7 +483,7 @@ def plan(study: Study) -> tuple[TrialSpec, ...]:
         UnknownNameError: the study names a data set or a network that does not exist.
         StudyError: it was read back without the Python objects that it was made with.
     """
-    custom = study.custom
+    custom, named = study.custom, study.dataset
     versions = {"training": TRAINING_VERSION}
     of_activation = {a: catalog.parse(a).entry.version for a in study.activations if ":" not in a}
     if custom.data is not None:
@@ -447,9 +492,9 @@ def plan(study: Study) -> tuple[TrialSpec, ...]:
         raise StudyError(f"The study {study.name!r} was made with arrays, which a file cannot hold; run it from Python again.")
     else:
         dataset = dataset_of(study.dataset)
-        fingerprint = dataset.sha256
         versions["dataset"] = dataset.version
-    _check_options("dataset", study.dataset, None if custom.data is not None else dataset_of(study.dataset).load)
+        named = _with_defaults(study.dataset)
+        fingerprint = getattr(dataset, "sha256", None) or data_of(named, custom).fingerprint()
     model, sources = study.model, {}
     if custom.model is None:
         if study.model.name not in models.ALL:
@@ -475,7 +520,7 @@ def plan(study: Study) -> tuple[TrialSpec, ...]:
                     raise StudyError(f"The activation {activation!r} is a class that only the program that made the study has.")
                 trials.append(
                     TrialSpec(
-                        dataset=study.dataset,
+                        dataset=named,
                         data_sha256=fingerprint,
                         model=model,
                         activation=activation,
@@ -512,22 +557,28 @@ def _identity_of(factory: Callable[..., nn.Module], name: str) -> str:
     return module_identity(module)
 
 
-def _check_options(section: str, component: Component, function: Callable[..., Any] | None) -> dict[str, Any]:
-    """The options of a component and their defaults, once those given are known and of their defaults' types."""
-    if function is None:
-        return {}
-    parameters = inspect.signature(function).parameters.values()
-    defaults = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is not p.empty}
+def _check_options(section: str, component: Component, function: Callable[..., Any]) -> dict[str, Any]:
+    """The defaults of a component's options, once those given are known, complete and of the types that are declared."""
+    hints = typing.get_type_hints(function)
+    parameters = [p for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    # The lab itself tells a network the shape of its data.
+    options = {p.name: p.default for p in parameters if p.name not in ("input_shape", "outputs")}
     for option, value in component.options.items():
-        if option not in defaults:
-            raise StudyError(_no_key(f"{section}.options.{option}", defaults))
-        expected: tuple[type, ...] = (int, float) if isinstance(defaults[option], float) else (type(defaults[option]),)
-        if not isinstance(value, expected) or (isinstance(value, bool) and bool not in expected):
-            raise StudyError(
-                f"{section}.options.{option} was given as {value!r}; expected {' or '.join(t.__name__ for t in expected)}, "
-                f"such as the default {defaults[option]!r}."
-            )
-    return defaults
+        if option not in options:
+            raise StudyError(_no_key(f"{section}.options.{option}", options))
+        choices = typing.get_args(hints[option]) if typing.get_origin(hints[option]) is Literal else ()
+        types = {type(c) for c in choices} or set(typing.get_args(hints[option])) or {hints[option]}
+        if type(value) not in types | ({int} if float in types else set()) or (choices and value not in choices):
+            wanted = " or ".join(map(repr, choices)) or " or ".join(t.__name__ for t in types)
+            default = "" if options[option] is inspect.Parameter.empty else f", such as the default {options[option]!r}"
+            raise StudyError(f"{section}.options.{option} was given as {value!r}; expected {wanted}{default}.")
+    lacking = [o for o, default in options.items() if default is inspect.Parameter.empty and o not in component.options]
+    if lacking:
+        raise StudyError(
+            f"The {section} {component.name!r} needs the option{'s' * (len(lacking) > 1)} {', '.join(lacking)}; give "
+            f"{section} = {{name = {component.name!r}, options = {{{', '.join(f'{o} = ...' for o in lacking)}}}}}."
+        )
+    return {o: default for o, default in options.items() if default is not inspect.Parameter.empty}
 
 
 def activation_factory(spec: TrialSpec, custom: Custom) -> Callable[[], nn.Module]:
