@@ -7,14 +7,15 @@ import hashlib
 import inspect
 import json
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from pliant.errors import PliantError
 
-__all__ = ["ModelError", "construct", "module_identity", "source_identity"]
+__all__ = ["ModelError", "Size", "construct", "measure", "module_identity", "source_identity"]
 
 
 class ModelError(PliantError, ValueError):
@@ -84,6 +85,40 @@ def construct(
             f"{' or '.join(map(str, sorted(allowed, key=len, reverse=True)))} were expected."
         )
     return network, made
+
+
+class _NoDraws(TorchFunctionMode):
+    """A meta tensor has no values, yet torch imports its compiler, which takes seconds, to draw normal ones for it."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return args[0] if func.__name__ == "normal_" else func(*args, **(kwargs or {}))
+
+
+class Size(NamedTuple):
+    """How large a network is."""
+
+    parameters: int
+    """Numbers that are trained, without those of activations."""
+    activations: int
+    """Activations that it asks for."""
+
+
+def measure(function: Callable[..., Any], input_shape: tuple[int, ...], outputs: int, **options: Any) -> Size:
+    """The size of the network that a function of :mod:`pliant.lab.models` builds. Computes and stores no weights.
+
+    Raises:
+        DomainError, UnknownNameError: as the function, for a shape or an option that it cannot use.
+    """
+    asked = 0
+
+    def activation() -> nn.Module:
+        nonlocal asked
+        asked += 1
+        return nn.Identity()
+
+    with torch.device("meta"), _NoDraws():
+        network = function(activation, input_shape=input_shape, outputs=outputs, **options)
+    return Size(sum(p.numel() for p in network.parameters()), asked)
 
 
 def source_identity(thing: Any) -> str:

@@ -116,7 +116,8 @@ class TrialSpec(_Frozen):
     model: Component
     activation: str
     sources: dict[str, str] = Field(default_factory=dict)
-    """sha256 of the source code of what the user brought: "model", "activation"."""
+    """What came from outside: sha256 of the source code of the user's own "network" and "activation", or the library and its
+    version that a "network" is from."""
     folds: int
     validation: float
     standardise: bool
@@ -452,10 +453,11 @@ def plan(study: Study) -> tuple[TrialSpec, ...]:
     _check_options("dataset", study.dataset, None if custom.data is not None else dataset_of(study.dataset).load)
     model, sources = study.model, {}
     if custom.model is None:
-        if study.model.name not in models.ALL:
-            raise unknown("network", study.model.name, models.ALL)
-        versions["model"] = models.VERSIONS[study.model.name]
-        defaults = _check_options("model", study.model, models.ALL[study.model.name])
+        function = models.find(study.model.name)
+        versions["model"] = models.version(study.model.name)
+        if ":" in study.model.name:
+            sources["network"] = models.external.release(study.model.name)
+        defaults = _check_options("model", study.model, function)
         # With the defaults filled in, a default that is written out is no other trial.
         model = Component(name=study.model.name, options={**defaults, **study.model.options})
     else:
@@ -518,8 +520,11 @@ def _check_options(section: str, component: Component, function: Callable[..., A
         return {}
     parameters = inspect.signature(function).parameters.values()
     defaults = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is not p.empty}
+    passes_on = any(p.kind is p.VAR_KEYWORD for p in parameters)
     for option, value in component.options.items():
         if option not in defaults:
+            if passes_on:
+                continue
             raise StudyError(_no_key(f"{section}.options.{option}", defaults))
         expected: tuple[type, ...] = (int, float) if isinstance(defaults[option], float) else (type(defaults[option]),)
         if not isinstance(value, expected) or (isinstance(value, bool) and bool not in expected):
