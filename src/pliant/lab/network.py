@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from pliant.errors import PliantError
 
-__all__ = ["ModelError", "Size", "construct", "measure", "module_identity", "source_identity"]
+__all__ = ["ModelError", "Size", "construct", "hollow", "measure", "module_identity", "source_identity"]
 
 
 class ModelError(PliantError, ValueError):
@@ -88,10 +88,11 @@ def construct(
 
 
 class _NoDraws(TorchFunctionMode):
-    """A meta tensor has no values, yet torch imports its compiler, which takes seconds, to draw normal ones for it."""
+    """Draws no normal numbers: for tensors without values torch would import its compiler first, which takes seconds."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return args[0] if func.__name__ == "normal_" else func(*args, **(kwargs or {}))
+        given = kwargs or {}
+        return (args[0] if args else given["tensor"]) if func.__name__ == "normal_" else func(*args, **given)
 
 
 class Size(NamedTuple):
@@ -103,22 +104,33 @@ class Size(NamedTuple):
     """Activations that it asks for."""
 
 
-def measure(function: Callable[..., Any], input_shape: tuple[int, ...], outputs: int, **options: Any) -> Size:
-    """The size of the network that a function of :mod:`pliant.lab.models` builds. Computes and stores no weights.
+def hollow(
+    function: Callable[..., Any], input_shape: tuple[int, ...], outputs: int, **options: Any
+) -> tuple[nn.Module, list[nn.Module]]:
+    """The network that a function of :mod:`pliant.lab.models` builds, on the meta device: it has shapes and no values. And the
+    activations that it asked for, which are identities.
 
     Raises:
         DomainError, UnknownNameError: as the function, for a shape or an option that it cannot use.
     """
-    asked = 0
+    made: list[nn.Module] = []
 
     def activation() -> nn.Module:
-        nonlocal asked
-        asked += 1
-        return nn.Identity()
+        made.append(nn.Identity())
+        return made[-1]
 
     with torch.device("meta"), _NoDraws():
-        network = function(activation, input_shape=input_shape, outputs=outputs, **options)
-    return Size(sum(p.numel() for p in network.parameters()), asked)
+        return function(activation, input_shape=input_shape, outputs=outputs, **options), made
+
+
+def measure(function: Callable[..., Any], input_shape: tuple[int, ...], outputs: int, **options: Any) -> Size:
+    """How large a network is, without computing its weights.
+
+    Raises:
+        DomainError, UnknownNameError: as :func:`hollow`.
+    """
+    network, made = hollow(function, input_shape, outputs, **options)
+    return Size(sum(p.numel() for p in network.parameters()), len(made))
 
 
 def source_identity(thing: Any) -> str:

@@ -13,7 +13,7 @@ from torch import nn
 
 from pliant.errors import DomainError, MissingExtraError, UnknownNameError, unknown
 from pliant.lab.models.layers import Activation
-from pliant.swap import Site, plan, swap_
+from pliant.swap import Site, SwapError, plan, swap_
 from pliant.swap.families import FAMILIES
 
 __all__ = ["LIBRARIES", "VERSION", "find", "release"]
@@ -172,8 +172,11 @@ def _exchange(name: str, network: nn.Module, activation: Activation, input_shape
 
     # Any values do: it is the calls that are sought. Random ones would shift the draws of whoever counts on the seed.
     example = torch.linspace(-1, 1, 2 * input_shape[0] * input_shape[1] * input_shape[2]).reshape(2, *input_shape)
-    found = plan(network, dict.fromkeys(families, at), example=example, include=lambda s: _family(s) in chosen)
-    others = sorted({_family(s) for s in found.left if s.why == "not included"})
+    try:
+        found = plan(network, dict.fromkeys(families, at), example=example, include=lambda s: _family(s) in chosen)
+    except SwapError as error:
+        raise DomainError(f"{name} cannot be used for examples of shape {tuple(input_shape)}. {error}") from error
+    others = sorted({_family(s) for s in found.left if s.why == "not included" and not s.call.gate})
     if not len(found) or (replace == "auto" and others):
         ours = sorted({_family(s) for s in found})
         raise DomainError(

@@ -95,8 +95,7 @@ class LocalResponseNorm(nn.Module):
     def __init__(self, channels: int, radius: int = 5, alpha: float = 1e-4, bias: float = 2.0) -> None:
         super().__init__()
         self.radius, self.alpha, self.bias = radius, alpha, bias
-        index = torch.arange(channels)
-        band = ((index[:, None] - index).abs() <= radius).to(torch.get_default_dtype())
+        band = torch.tensor([[float(abs(i - j) <= radius) for j in range(channels)] for i in range(channels)])
         self.register_buffer("band", band[:, :, None, None], persistent=False)
 
     def extra_repr(self) -> str:
