@@ -101,6 +101,15 @@ def test_lists(pliant, what: str) -> None:
     assert all(row["name"][:20] in text for row in rows)
 
 
+def test_networks_are_listed_with_their_size_and_options(pliant) -> None:
+    rows = {row["name"]: row for row in json.loads(pliant("list", "models", "--json")[1])}
+    assert rows["alexnet"]["for"] == "3x32x32 to 10"
+    assert (rows["alexnet"]["parameters"], rows["alexnet"]["activations"]) == (4_061_130, 6)
+    assert "variant=code" in rows["alexnet"]["options"]
+    assert rows["torchvision:NAME"]["options"] == ["replace=auto"]
+    assert "4,061,130" in pliant("list", "models")[1]
+
+
 def test_the_whole_catalogue_is_listed(pliant) -> None:
     names = {row["name"] for row in json.loads(pliant("list", "activations", "--json")[1])}
     assert {"dsrelu", "srelu", "arelu", "asigmoid", "atanh", "prelu", "swish", "pelu", "frelu", "relu", "gelu", "mish"} <= names

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 import shlex
 import statistics
@@ -247,24 +248,46 @@ def list_(
     for column in rows[0]:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*(_plain(", ".join(v) if isinstance(v, list) else str(v)) for v in row.values()))
+        table.add_row(*(_plain(_cell(v)) for v in row.values()))
     _console().print(table)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(value)
+    return "" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def _listing(what: str) -> list[dict[str, Any]]:
     from pliant import catalog
     from pliant.lab import datasets, executors, models, papers
     from pliant.lab.datasets import inventory
+    from pliant.lab.network import measure
 
     def first_line(thing: Any) -> str:
         return (thing.__doc__ or "").strip().partition("\n")[0]
+
+    def options_of(function: Callable[..., Any]) -> list[str]:
+        parameters = inspect.signature(function).parameters.values()
+        return [f"{p.name}={p.default}" for p in parameters if p.default is not p.empty]
+
+    def network_row(name: str, function: Callable[..., Any]) -> dict[str, Any]:
+        row = {"name": name, "what": first_line(function), "for": None, "parameters": None, "activations": None}
+        if name in models.FIRST_USE:
+            shape, outputs = models.FIRST_USE[name]
+            size = measure(function, shape, outputs)
+            row |= {"for": f"{'x'.join(map(str, shape))} to {outputs}", **size._asdict()}
+        return {**row, "options": options_of(function)}
 
     known: dict[str, Callable[[], list[dict[str, Any]]]] = {
         "activations": lambda: [
             {"name": e.name, "what": e.summary, "variants": sorted(e.variants), "aliases": list(e.aliases), "source": e.source}
             for e in catalog.ALL.values()
         ],
-        "models": lambda: [{"name": n, "what": first_line(f)} for n, f in models.ALL.items()],
+        "models": lambda: [
+            *(network_row(n, f) for n, f in models.ALL.items()),
+            *(network_row(f"{n}:NAME", f) for n, f in models.external.LIBRARIES.items()),
+        ],
         "datasets": lambda: [
             {
                 "name": n,

@@ -280,6 +280,17 @@ def _backward(
     partials = torch.empty((count, grid), dtype=total_dtype, device=x.device) if of_values else None
     with _on(x):
         programs.backward[(grid,)](
-            grad, x, grad_x, partials, *arguments, n, sizes, *strides, GRADIENTS=gradients, COUNT=count, VECTOR=vector, **settings
+            grad,
+            x,
+            grad_x,
+            partials,
+            *arguments,
+            n,
+            sizes,
+            *strides,
+            GRADIENTS=gradients,
+            COUNT=count,
+            VECTOR=vector,
+            **settings,
         )
     return grad_x, None if partials is None else partials.sum(1)

@@ -7,14 +7,15 @@ import hashlib
 import inspect
 import json
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from pliant.errors import PliantError
 
-__all__ = ["ModelError", "construct", "module_identity", "source_identity"]
+__all__ = ["ModelError", "Size", "construct", "hollow", "measure", "module_identity", "source_identity"]
 
 
 class ModelError(PliantError, ValueError):
@@ -84,6 +85,52 @@ def construct(
             f"{' or '.join(map(str, sorted(allowed, key=len, reverse=True)))} were expected."
         )
     return network, made
+
+
+class _NoDraws(TorchFunctionMode):
+    """Draws no normal numbers: for tensors without values torch would import its compiler first, which takes seconds."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = kwargs or {}
+        return (args[0] if args else given["tensor"]) if func.__name__ == "normal_" else func(*args, **given)
+
+
+class Size(NamedTuple):
+    """How large a network is."""
+
+    parameters: int
+    """Numbers that are trained, without those of activations."""
+    activations: int
+    """Activations that it asks for."""
+
+
+def hollow(
+    function: Callable[..., Any], input_shape: tuple[int, ...], outputs: int, **options: Any
+) -> tuple[nn.Module, list[nn.Module]]:
+    """The network that a function of :mod:`pliant.lab.models` builds, on the meta device: it has shapes and no values. And the
+    activations that it asked for, which are identities.
+
+    Raises:
+        DomainError, UnknownNameError: as the function, for a shape or an option that it cannot use.
+    """
+    made: list[nn.Module] = []
+
+    def activation() -> nn.Module:
+        made.append(nn.Identity())
+        return made[-1]
+
+    with torch.device("meta"), _NoDraws():
+        return function(activation, input_shape=input_shape, outputs=outputs, **options), made
+
+
+def measure(function: Callable[..., Any], input_shape: tuple[int, ...], outputs: int, **options: Any) -> Size:
+    """How large a network is, without computing its weights.
+
+    Raises:
+        DomainError, UnknownNameError: as :func:`hollow`.
+    """
+    network, made = hollow(function, input_shape, outputs, **options)
+    return Size(sum(p.numel() for p in network.parameters()), len(made))
 
 
 def source_identity(thing: Any) -> str:

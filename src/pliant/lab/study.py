@@ -117,7 +117,8 @@ class TrialSpec(_Frozen):
     model: Component
     activation: str
     sources: dict[str, str] = Field(default_factory=dict)
-    """sha256 of the source code of what the user brought: "model", "activation"."""
+    """What came from outside: sha256 of the source code of the user's own "network" and "activation", or the library and its
+    version that a "network" is from."""
     folds: int
     validation: float
     standardise: bool
@@ -497,10 +498,11 @@ def plan(study: Study) -> tuple[TrialSpec, ...]:
         fingerprint = getattr(dataset, "sha256", None) or data_of(named, custom).fingerprint()
     model, sources = study.model, {}
     if custom.model is None:
-        if study.model.name not in models.ALL:
-            raise unknown("network", study.model.name, models.ALL)
-        versions["model"] = models.VERSIONS[study.model.name]
-        defaults = _check_options("model", study.model, models.ALL[study.model.name])
+        function = models.find(study.model.name)
+        versions["model"] = models.version(study.model.name)
+        if ":" in study.model.name:
+            sources["network"] = models.external.release(study.model.name)
+        defaults = _check_options("model", study.model, function)
         # With the defaults filled in, a default that is written out is no other trial.
         model = Component(name=study.model.name, options={**defaults, **study.model.options})
     else:
@@ -563,8 +565,11 @@ def _check_options(section: str, component: Component, function: Callable[..., A
     parameters = [p for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
     # The lab itself tells a network the shape of its data.
     options = {p.name: p.default for p in parameters if p.name not in ("input_shape", "outputs")}
+    passes_on = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(function).parameters.values())
     for option, value in component.options.items():
         if option not in options:
+            if passes_on:
+                continue
             raise StudyError(_no_key(f"{section}.options.{option}", options))
         choices = typing.get_args(hints[option]) if typing.get_origin(hints[option]) is Literal else ()
         types = {type(c) for c in choices} or set(typing.get_args(hints[option])) or {hints[option]}

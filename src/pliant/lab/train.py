@@ -166,7 +166,7 @@ def build(spec: TrialSpec, data: Data, custom: Custom) -> tuple[nn.Module, list[
         ModelError: see :func:`pliant.lab.network.construct`.
     """
     return construct(
-        custom.model or models.ALL[spec.model.name],
+        custom.model or models.find(spec.model.name),
         activation_factory(spec, custom),
         torch.tensor(data.x[:2], dtype=torch.float32),
         len(data.classes),
