@@ -36,6 +36,8 @@ def split(spec: TrialSpec, data: Data) -> Split:
     Raises:
         DataError: a class has too few examples to be in every part.
     """
+    if data.task == "multilabel":
+        raise DataError("Examples with several labels cannot be split into stratified folds; give one class an example.")
     smallest = int(np.bincount(data.y).min())
     if smallest < spec.folds:
         raise DataError(

@@ -12,6 +12,7 @@ import hashlib
 import inspect
 import json
 import tomllib
+import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -24,7 +25,7 @@ from torch import nn
 from pliant import catalog
 from pliant.errors import PliantError, unknown
 from pliant.lab import datasets, models
-from pliant.lab.datasets import Arrays, Data
+from pliant.lab.datasets import Arrays, Data, Dataset
 from pliant.lab.network import construct, module_identity, source_identity
 
 __all__ = ["Component", "Custom", "Optimizer", "Protocol", "Study", "StudyError", "Train", "TrialSpec", "canonical", "plan"]
@@ -129,7 +130,10 @@ class TrialSpec(_Frozen):
     @property
     def key(self) -> str:
         """sha256 of the resolved values, in hex: where the store keeps the trial."""
-        return hashlib.sha256(canonical(self.model_dump(mode="json")).encode()).hexdigest()
+        values = self.model_dump(mode="json")
+        # Where data lie on this machine changes no number: data_sha256 says what they are.
+        values["dataset"]["options"].pop("path", None)
+        return hashlib.sha256(canonical(values).encode()).hexdigest()
 
 
 class Custom(BaseModel):
@@ -403,7 +407,7 @@ def _explain(error: pydantic.ValidationError, name: str) -> str:
     return f"The study {name!r} cannot be used. " + " ".join(lines)
 
 
-def dataset_of(component: Component) -> Any:
+def dataset_of(component: Component) -> Dataset:
     """The class of a data set by name.
 
     Raises:
@@ -438,7 +442,7 @@ def plan(study: Study) -> tuple[TrialSpec, ...]:
         UnknownNameError: the study names a data set or a network that does not exist.
         StudyError: it was read back without the Python objects that it was made with.
     """
-    custom = study.custom
+    custom, named = study.custom, study.dataset
     versions = {"training": TRAINING_VERSION}
     of_activation = {a: catalog.parse(a).entry.version for a in study.activations if ":" not in a}
     if custom.data is not None:
@@ -447,9 +451,10 @@ def plan(study: Study) -> tuple[TrialSpec, ...]:
         raise StudyError(f"The study {study.name!r} was made with arrays, which a file cannot hold; run it from Python again.")
     else:
         dataset = dataset_of(study.dataset)
-        fingerprint = dataset.sha256
         versions["dataset"] = dataset.version
-    _check_options("dataset", study.dataset, None if custom.data is not None else dataset_of(study.dataset).load)
+        defaults = _check_options("dataset", study.dataset, dataset.load)
+        named = Component(name=study.dataset.name, options={**defaults, **study.dataset.options})
+        fingerprint = getattr(dataset, "sha256", None) or data_of(named, custom).fingerprint()
     model, sources = study.model, {}
     if custom.model is None:
         if study.model.name not in models.ALL:
@@ -475,7 +480,7 @@ def plan(study: Study) -> tuple[TrialSpec, ...]:
                     raise StudyError(f"The activation {activation!r} is a class that only the program that made the study has.")
                 trials.append(
                     TrialSpec(
-                        dataset=study.dataset,
+                        dataset=named,
                         data_sha256=fingerprint,
                         model=model,
                         activation=activation,
@@ -512,22 +517,28 @@ def _identity_of(factory: Callable[..., nn.Module], name: str) -> str:
     return module_identity(module)
 
 
-def _check_options(section: str, component: Component, function: Callable[..., Any] | None) -> dict[str, Any]:
-    """The options of a component and their defaults, once those given are known and of their defaults' types."""
-    if function is None:
-        return {}
-    parameters = inspect.signature(function).parameters.values()
-    defaults = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is not p.empty}
+def _check_options(section: str, component: Component, function: Callable[..., Any]) -> dict[str, Any]:
+    """The defaults of a component's options, once those given are known, complete and of the types that are declared."""
+    hints = typing.get_type_hints(function)
+    parameters = [p for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    # The lab itself tells a network the shape of its data.
+    options = {p.name: p.default for p in parameters if p.name not in ("input_shape", "outputs")}
     for option, value in component.options.items():
-        if option not in defaults:
-            raise StudyError(_no_key(f"{section}.options.{option}", defaults))
-        expected: tuple[type, ...] = (int, float) if isinstance(defaults[option], float) else (type(defaults[option]),)
-        if not isinstance(value, expected) or (isinstance(value, bool) and bool not in expected):
-            raise StudyError(
-                f"{section}.options.{option} was given as {value!r}; expected {' or '.join(t.__name__ for t in expected)}, "
-                f"such as the default {defaults[option]!r}."
-            )
-    return defaults
+        if option not in options:
+            raise StudyError(_no_key(f"{section}.options.{option}", options))
+        choices = typing.get_args(hints[option]) if typing.get_origin(hints[option]) is Literal else ()
+        types = {type(c) for c in choices} or set(typing.get_args(hints[option])) or {hints[option]}
+        if type(value) not in types | ({int} if float in types else set()) or (choices and value not in choices):
+            wanted = " or ".join(map(repr, choices)) or " or ".join(t.__name__ for t in types)
+            default = "" if options[option] is inspect.Parameter.empty else f", such as the default {options[option]!r}"
+            raise StudyError(f"{section}.options.{option} was given as {value!r}; expected {wanted}{default}.")
+    lacking = [o for o, default in options.items() if default is inspect.Parameter.empty and o not in component.options]
+    if lacking:
+        raise StudyError(
+            f"The {section} {component.name!r} needs the option{'s' * (len(lacking) > 1)} {', '.join(lacking)}; give "
+            f"{section} = {{name = {component.name!r}, options = {{{', '.join(f'{o} = ...' for o in lacking)}}}}}."
+        )
+    return {o: default for o, default in options.items() if default is not inspect.Parameter.empty}
 
 
 def activation_factory(spec: TrialSpec, custom: Custom) -> Callable[[], nn.Module]:

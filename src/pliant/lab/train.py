@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import safetensors
@@ -275,6 +275,7 @@ def _measure(
     row: dict[str, float] = {}
     predictions = {"test_index": torch.from_numpy(parts.test), "test_target": y[torch.from_numpy(parts.test)]}
     usable = state.best_epoch > 0
+    task: Literal["binary", "multiclass"] = "binary" if data.task == "binary" else "multiclass"
     for suffix in ("_last", ""):
         if not suffix:
             network.load_state_dict(best)
@@ -287,7 +288,7 @@ def _measure(
             rows = torch.from_numpy(getattr(parts, name))
             # A network that diverged has no opinion; it is scored as the class frequencies of what it was fitted on.
             scores = _frequencies(data, parts, len(rows)) if broken else parts_scores[name]
-            for metric, value in score(y[rows].numpy(), scores, data.task).items():
+            for metric, value in score(y[rows].numpy(), scores, task).items():
                 row[f"{name}_{metric}{suffix}"] = value
             if name == "test":
                 predictions[f"test_score{suffix}"] = torch.from_numpy(np.ascontiguousarray(scores, dtype=np.float32))

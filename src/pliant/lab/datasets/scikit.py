@@ -8,6 +8,7 @@ import numpy as np
 import sklearn.datasets
 
 from pliant.lab.datasets.arrays import Data, DataError
+from pliant.lab.datasets.files import Manifest
 
 __all__ = ["WDBC", "Digits"]
 
@@ -31,6 +32,10 @@ class WDBC:
     sha256: ClassVar = "d6d28b6525c8fe6bae3a98c88de42c7df4efc4509bff9b1cff53e04859df449c"
 
     @classmethod
+    def files(cls) -> Manifest:
+        return Manifest()
+
+    @classmethod
     def load(cls) -> Data:
         bunch = sklearn.datasets.load_breast_cancer()
         # scikit-learn numbers malignant 0; class 1 is the positive one here, and the paper's positive class is malignant.
@@ -45,6 +50,10 @@ class Digits:
     version: ClassVar = 1
     source: ClassVar = "UCI, through scikit-learn; Alpaydin & Kaynak (1998)"
     sha256: ClassVar = "1f9d523ac07e51607b3a82f566b0b9fd64b3d082c8523558b00cf4412c3f119c"
+
+    @classmethod
+    def files(cls) -> Manifest:
+        return Manifest()
 
     @classmethod
     def load(cls) -> Data:
