@@ -109,7 +109,9 @@ def header(content: bytes, name: str) -> Header:
     if not rest or not rest[0].isdigit() or int(rest[0][:9]) < 1:
         raise DataError(f"{name} is not a WFDB header: its first line should be `record signals rate samples`.")
     if "/" in record:
-        raise DataError(f"{name} describes a record of several segments, which are not supported; give the segments one by one.")
+        raise DataError(
+            f"{name} describes a record of several segments, which are not supported; give the segments one by one."
+        )
     count = int(rest[0][:9])
     if len(lines) - 1 < count:
         raise DataError(f"{name} announces {count} signals and describes {len(lines) - 1}; the file may be cut short.")
@@ -243,7 +245,9 @@ def annotations(content: bytes, name: str) -> Annotations:
         elif code == _AUX:
             end = at + (value + 1) // 2
             if not times or end > len(words):
-                raise DataError(f"{name} holds a text of {value} bytes at word {at}, which is not in place; the file is damaged.")
+                raise DataError(
+                    f"{name} holds a text of {value} bytes at word {at}, which is not in place; the file is damaged."
+                )
             texts[-1] = content[2 * at : 2 * at + value].rstrip(b"\0").decode("latin-1")
             at = end
         elif code in (_NUM, _SUB, _CHN):
