@@ -431,7 +431,14 @@ def data_of(component: Component, custom: Custom) -> Data:
         return custom.data
     key = canonical(component.model_dump(mode="json"))
     if key not in _loaded:
-        _loaded[key] = dataset_of(component).load(**component.options)
+        loaded = dataset_of(component).load(**component.options)
+        if not isinstance(loaded, Data):
+            raise StudyError(
+                f"The data set {component.name!r} is one for detection: boxes in images, not a class for an example, so a "
+                "study of classification cannot use it. Detection data are for detectors; load them with "
+                f"pliant.lab.datasets.ALL[{component.name!r}].load()."
+            )
+        _loaded[key] = loaded
     return _loaded[key]
 
 

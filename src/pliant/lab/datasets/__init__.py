@@ -5,8 +5,13 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from pliant.lab.datasets.arrays import Arrays, Data
+from pliant.lab.datasets.coco import COCODetection
+from pliant.lab.datasets.detection import Detection
 from pliant.lab.datasets.files import Manifest
+from pliant.lab.datasets.heartbeat import Heartbeat
+from pliant.lab.datasets.mitbih import MITBIH
 from pliant.lab.datasets.scikit import WDBC, Digits
+from pliant.lab.datasets.voc import VOC, VOCDetection
 
 
 class Dataset(Protocol):
@@ -26,13 +31,29 @@ class Dataset(Protocol):
 
     @property
     def source(self) -> str: ...
-    def load(self, *args: Any, **options: Any) -> Data:
+    def load(self, *args: Any, **options: Any) -> Data | Detection:
         """The data. Raises :class:`~pliant.lab.datasets.arrays.DataError` where files are missing or cannot be used."""
 
     def files(self, *args: Any, **options: Any) -> Manifest:
         """What it reads from the disk, and where that comes from."""
 
 
-ALL: dict[str, Dataset] = {dataset.name: dataset for dataset in (WDBC, Digits)}
+ALL: dict[str, Dataset] = {
+    dataset.name: dataset for dataset in (WDBC, Digits, Heartbeat, MITBIH, VOC, VOCDetection, COCODetection)
+}
 
-__all__ = ["ALL", "WDBC", "Arrays", "Data", "Dataset", "Digits", "Manifest"]
+__all__ = [
+    "ALL",
+    "MITBIH",
+    "VOC",
+    "WDBC",
+    "Arrays",
+    "COCODetection",
+    "Data",
+    "Dataset",
+    "Detection",
+    "Digits",
+    "Heartbeat",
+    "Manifest",
+    "VOCDetection",
+]

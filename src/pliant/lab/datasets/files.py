@@ -135,7 +135,8 @@ class Manifest:
             lacking = {f.path for f in missing}
             wanted = list(dict.fromkeys(d.url for d in self.downloads if not d.gives or lacking & {*d.gives}))
             urls = " ".join(wanted[:4]) + (f" and {len(wanted) - 4} more like these" if len(wanted) > 4 else "")
-            how = f"Run `pliant data fetch {name}`, or get them from {urls} by hand. {how}"
+            if wanted:
+                how = f"Run `pliant data fetch {name}`, or get them from {urls} by hand. {how}"
         return (
             f"{len(missing)} of {len(self.files)} files are not in {folder}: {shown}. {how.strip()} "
             f"Where data live is set by the environment variable {VARIABLE}."

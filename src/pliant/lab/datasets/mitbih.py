@@ -1,10 +1,10 @@
 """MIT-BIH Arrhythmia from its WFDB records: single beats in the five AAMI classes.
 
-Beats are cut as Kachuee, Fazeli & Sarrafzadeh (2018, "ECG heartbeat classification: a deep transferable representation") describe
-for the ``heartbeat`` CSV files: resampled to 125 Hz; cut into excerpts of ten seconds, each scaled to [0, 1]; an example begins at a
-peak and lasts 1.2 T, where T is the median distance of the peaks in its excerpt; filled with zeros to 187 samples. It is the method
-of those files and does not give their rows: here peaks are those of the annotators, every excerpt and every beat is taken, and how
-those files were resampled is not known.
+Beats are cut as Kachuee, Fazeli & Sarrafzadeh (2018, "ECG heartbeat classification: a deep transferable representation")
+describe for the ``heartbeat`` CSV files: resampled to 125 Hz; cut into excerpts of ten seconds, each scaled to [0, 1]; an
+example begins at a peak and lasts 1.2 T, where T is the median distance of the peaks in its excerpt; filled with zeros to 187
+samples. It is the method of those files and does not give their rows: here peaks are those of the annotators, every excerpt and
+every beat is taken, and how those files were resampled is not known.
 """
 
 from __future__ import annotations
@@ -72,8 +72,8 @@ class MITBIH:
         return Manifest(
             files,
             tuple(Download(_URL + f.path.rpartition("/")[2], f.path, f.checksum, gives=(f.path,)) for f in files),
-            f"The .hea, .dat and .atr file of each record belongs into the folder {_FOLDER}. With the option records = 'available' "
-            "the records that are there are used.",
+            f"The .hea, .dat and .atr file of each record belongs into the folder {_FOLDER}. With the option records = "
+            "'available' the records that are there are used.",
         )
 
     @classmethod
@@ -112,8 +112,8 @@ class MITBIH:
             samples: length of an example; what is longer is cut off, what is shorter is filled with zeros.
             before: seconds of an example that lie before the peak.
             length: "rr" keeps 1.2 T after the peak, see the module; "full" keeps all ``samples``.
-            scale: "excerpt" maps the smallest and largest sample of the beat's ten seconds of the record to 0 and 1, "beat" those
-                of the example itself; "none" leaves millivolts.
+            scale: "excerpt" maps the smallest and largest sample of the beat's ten seconds of the record to 0 and 1, "beat"
+                those of the example itself; "none" leaves millivolts.
             shape: of x, "2d" (n, 1, 1, samples) as ResNet-34 takes it, or "1d" (n, 1, samples); float32.
             validation: record numbers with spaces between; "" for 101 114 124 205 223. Only with "inter-patient".
             records: "all" demands every record of the split; "available" takes those that are there, and the note says which
@@ -130,8 +130,8 @@ class MITBIH:
             )
         if rate < 1 or samples < 2 or not 0 <= before < samples / rate:
             raise DataError(
-                f"rate = {rate}, samples = {samples} and before = {before} do not describe an example: expected a rate of at least "
-                "1 Hz, at least 2 samples, and fewer seconds before the peak than the example is long."
+                f"rate = {rate}, samples = {samples} and before = {before} do not describe an example: expected a rate of at "
+                "least 1 Hz, at least 2 samples, and fewer seconds before the peak than the example is long."
             )
         held_out = _validation(split, validation)
         folder, present = cls._present(split, records)
@@ -148,8 +148,8 @@ class MITBIH:
         absent = [c for i, c in enumerate(chosen) if not (y == i).any()]
         if absent:
             raise DataError(
-                f"{cls.name}: there is no beat of class {', '.join(absent)} in the {len(present)} records that were read; choose "
-                "others with the option classes, or bring more records."
+                f"{cls.name}: there is no beat of class {', '.join(absent)} in the {len(present)} records that were read; "
+                "choose others with the option classes, or bring more records."
             )
         parts = None
         if split == "inter-patient":
@@ -179,8 +179,8 @@ class MITBIH:
         lacking = [f.path for r in present for f in _files(r) if not f.at(folder).is_file()]
         if lacking:
             raise DataError(
-                f"{cls.name}: records are here in part; {', '.join(lacking[:8])}{', ...' if len(lacking) > 8 else ''} are not in "
-                f"{folder}. Get these files, or remove the other files of the same records."
+                f"{cls.name}: records are here in part; {', '.join(lacking[:8])}{', ...' if len(lacking) > 8 else ''} are not "
+                f"in {folder}. Get these files, or remove the other files of the same records."
             )
         return folder, present
 
@@ -191,7 +191,7 @@ def _records(split: Split) -> tuple[str, ...]:
 
 @functools.cache
 def _checksums() -> dict[str, str]:
-    """PhysioNet's checksums of the records that could be compared with them; for 104, 207, 213, 222 and 228 none is known here."""
+    """PhysioNet's checksums of the records that could be compared with them: all but 104, 207, 213, 222 and 228."""
     lines = resources.files(__package__).joinpath("mitbih.sha256").read_text("ascii").splitlines()
     return {name: f"sha256:{digest}" for digest, name in (line.split() for line in lines)}
 
@@ -211,7 +211,8 @@ def _validation(split: Split, given: str) -> tuple[str, ...]:
     held_out = tuple(given.split()) or VALIDATION
     if not set(held_out) < set(TRAIN):
         raise DataError(
-            f"validation was given as {given!r}; expected some, and not all, of the records {' '.join(TRAIN)}, with spaces between."
+            f"validation was given as {given!r}; expected some, and not all, of the records {' '.join(TRAIN)}, with spaces "
+            "between."
         )
     return held_out
 
@@ -221,16 +222,16 @@ def _read(
 ) -> tuple[NDArray[np.float64] | None, NDArray[np.int64], NDArray[np.str_]]:
     """One signal in millivolts, shape (samples,), None if it is to be left out; sample numbers and classes of the beats."""
     paths = _files(record)
-    header, signals, beats = (read(file, folder, official=official) for file in paths)
+    contents = [read(file, folder, official=official) for file in paths]
     at = [str(file.at(folder)) for file in paths]
-    described = wfdb.header(header, at[0])
+    described = wfdb.read_header(contents[0], at[0])
     if described.rate != _RATE:
         raise DataError(f"{at[0]} states {described.rate} Hz, but the records of this database have {_RATE} Hz.")
-    marks = wfdb.annotations(beats, at[2])
+    marks = wfdb.read_annotations(contents[2], at[2])
     leads = [s.name for s in described.signals]
     if lead not in leads and without_lead == "left out":
         return None, np.zeros(0, np.int64), np.zeros(0, np.str_)
-    signal = wfdb.samples(signals, described, at[1])[leads.index(lead) if lead in leads else 0].astype(np.float64)
+    signal = wfdb.read_samples(contents[1], described, at[1])[leads.index(lead) if lead in leads else 0].astype(np.float64)
     if np.isnan(signal).any():
         raise DataError(
             f"{at[1]} marks {int(np.isnan(signal).sum())} samples as not measured, which no record of the database does."

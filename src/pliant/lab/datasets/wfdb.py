@@ -1,9 +1,10 @@
 """Records and annotations in the WFDB formats of PhysioNet, as far as the MIT-BIH databases use them.
 
 A record is a header (text), one signal file in format 212 (two 12-bit samples in three bytes) and annotation files in the MIT
-format (16-bit words). Formats: WFDB Applications Guide, header(5), signal(5), annot(5). The reader is strict: a header carries a
-first value and a checksum for every signal, and a record that does not agree with them is refused. The package ``wfdb`` reads
-more formats, at the cost of eight dependencies; the tests compare this reader with it where it is installed.
+format (16-bit words). Formats: WFDB Applications Guide, header(5), signal(5), annot(5). The reader is strict: a header carries
+a first value and a checksum for every signal, and a record that does not agree with them is refused. The package ``wfdb``
+reads more formats and brings pandas, matplotlib, aiohttp and a sound library; the tests compare this reader with it where it
+is installed.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ from numpy.typing import NDArray
 
 from pliant.lab.datasets.arrays import DataError
 
-__all__ = ["SYMBOLS", "Annotations", "Header", "Signal", "annotations", "header", "samples"]
+__all__ = ["SYMBOLS", "Annotations", "Header", "Signal", "read_annotations", "read_header", "read_samples"]
 
 SYMBOLS: Final = {
     **dict(enumerate("NLRaVFJASEj/Q~", start=1)),
-    **{16: "|", 18: "s", 19: "T", 20: "*", 21: "D", 22: '"', 23: "=", 24: "p", 25: "B", 26: "^", 27: "t", 28: "+", 29: "u"},
-    **{30: "?", 31: "!", 32: "[", 33: "]", 34: "e", 35: "n", 36: "@", 37: "x", 38: "f", 39: "(", 40: ")", 41: "r"},
+    16: "|",
+    **dict(enumerate('sT*D"=pB^t+u?![]en@xf()r', start=18)),
 }
 """Annotation codes and the letters that stand for them."""
 
@@ -90,7 +91,7 @@ _GAIN: Final = re.compile(r"(?P<gain>[-+.\deE]+)(?:\((?P<baseline>[-+]?\d{1,9})\
 _FREQUENCY: Final = re.compile(r"(?P<rate>[.\deE+]+)(?:/.*)?")
 
 
-def header(content: bytes, name: str) -> Header:
+def read_header(content: bytes, name: str) -> Header:
     """Read a .hea file.
 
     Args:
@@ -133,8 +134,8 @@ def _signal(line: str, name: str) -> tuple[str, Signal]:
     file, *fields = line.split(maxsplit=8)
     if not fields or fields[0] != "212":
         raise DataError(
-            f"{name} describes a signal of format {fields[0] if fields else 'none'!r}, but only plain 212 is read here; convert the "
-            "record with the WFDB program xform."
+            f"{name} describes a signal of format {fields[0] if fields else 'none'!r}, but only plain 212 is read here; "
+            "convert the record with the WFDB program xform."
         )
     given = _match(_GAIN, fields[1], name, "gain") if len(fields) > 1 else None
     gain = _number(given["gain"], name, "gain") if given else 0.0
@@ -174,7 +175,7 @@ def _whole(text: str, name: str, what: str) -> int:
     return int(text)
 
 
-def samples(content: bytes, described: Header, name: str) -> NDArray[np.float32]:
+def read_samples(content: bytes, described: Header, name: str) -> NDArray[np.float32]:
     """Read a signal file of format 212.
 
     Returns:
@@ -215,7 +216,7 @@ def samples(content: bytes, described: Header, name: str) -> NDArray[np.float32]
     return physical
 
 
-def annotations(content: bytes, name: str) -> Annotations:
+def read_annotations(content: bytes, name: str) -> Annotations:
     """Read an annotation file in the MIT format.
 
     Raises:
