@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import platform
 from collections.abc import Iterator, Mapping, Sequence
@@ -102,7 +103,7 @@ class Result:
         """
         metric = metric or self.study.metric
         metrics = dict.fromkeys([metric, "accuracy", "precision", "recall", "f1"])
-        return judge(
+        verdict = judge(
             self.rows,
             activations=self.study.activations,
             labels=self.study.labels,
@@ -111,6 +112,8 @@ class Result:
             metrics=tuple(metrics),
             margin=self.study.margin,
         )
+        note = data_of(self.trials[0].dataset, self.study.custom).note if self.trials else ""
+        return dataclasses.replace(verdict, warnings=(f"Data: {note}.", *verdict.warnings)) if note else verdict
 
     def report(self, directory: str | Path | None = None, *, baseline: str | None = None, command: str = "") -> Path:
         """Write report.html, rows.csv, rows.parquet and table.tex; the path of the page.

@@ -158,7 +158,8 @@ class Study(_Frozen):
 
     Args:
         name: letters, digits, ``.``, ``_``, ``-``; also the name of the report's folder.
-        dataset (or ``data``): a name, a :class:`Component`, arrays ``(x, y)``, a torch data set.
+        dataset (or ``data``): a name, a :class:`Component`, arrays ``(x, y)``, a torch data set, the
+            :class:`~pathlib.Path` of a folder with one folder of images for each class.
         model: a name, a :class:`Component`, or a function as above.
         activations: specs such as ``"srelu[beta=0.1]"``, catalogue classes, or your own module classes.
         baseline: the spec of the activation that all others are compared with; default the first one.
@@ -280,6 +281,10 @@ class Study(_Frozen):
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise StudyError(f"The study file {path} is not valid TOML: {error}.") from None
         values.setdefault("name", path.stem)
+        options = dataset.get("options") if isinstance(dataset := values.get("dataset"), dict) else None
+        if isinstance(options, dict) and isinstance(options.get("path"), str):
+            # A study file and its data move together.
+            options["path"] = str(path.parent / Path(options["path"]).expanduser())
         return cls(**values)
 
 
@@ -307,6 +312,13 @@ def _resolve(given: dict[str, Any]) -> tuple[dict[str, Any], Custom]:
     dataset = given.get("dataset")
     if isinstance(dataset, str):
         given["dataset"] = Component(name=dataset)
+    elif isinstance(dataset, Path):
+        if not dataset.is_dir():
+            raise StudyError(
+                f"The study's data are the path {dataset}, which is no folder. Give a folder with one folder of images for "
+                "each class, or for a table: data = Component(name='csv', options={'path': ..., 'label': the column of the class})."
+            )
+        given["dataset"] = Component(name="folder", options={"path": str(dataset)})
     elif dataset is not None and not isinstance(dataset, Component | Mapping):
         data = Arrays.of(dataset).data
         given["dataset"] = Component(name="arrays", options={"sha256": data.fingerprint()})
@@ -418,6 +430,12 @@ def dataset_of(component: Component) -> Dataset:
     return datasets.ALL[component.name]
 
 
+def _with_defaults(component: Component) -> Component:
+    """A data set with every option written out: a default that a user wrote is no other data set."""
+    options = _check_options("dataset", component, dataset_of(component).load)
+    return Component(name=component.name, options={**options, **component.options})
+
+
 _loaded: dict[str, Data] = {}
 
 
@@ -425,13 +443,14 @@ def data_of(component: Component, custom: Custom) -> Data:
     """The user's own data, or those that ``component`` names, read once in a process.
 
     Raises:
-        UnknownNameError: there is no such data set. DataError: it cannot be used.
+        UnknownNameError: there is no such data set. StudyError: an option it does not have. DataError: it cannot be used.
     """
     if custom.data is not None:
         return custom.data
-    key = canonical(component.model_dump(mode="json"))
+    named = _with_defaults(component)
+    key = canonical(named.model_dump(mode="json"))
     if key not in _loaded:
-        loaded = dataset_of(component).load(**component.options)
+        loaded = dataset_of(named).load(**named.options)
         if not isinstance(loaded, Data):
             raise StudyError(
                 f"The data set {component.name!r} is one for detection: boxes in images, not a class for an example, so a "
@@ -459,8 +478,7 @@ def plan(study: Study) -> tuple[TrialSpec, ...]:
     else:
         dataset = dataset_of(study.dataset)
         versions["dataset"] = dataset.version
-        defaults = _check_options("dataset", study.dataset, dataset.load)
-        named = Component(name=study.dataset.name, options={**defaults, **study.dataset.options})
+        named = _with_defaults(study.dataset)
         fingerprint = getattr(dataset, "sha256", None) or data_of(named, custom).fingerprint()
     model, sources = study.model, {}
     if custom.model is None:

@@ -5,11 +5,15 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from pliant.lab.datasets.arrays import Arrays, Data
+from pliant.lab.datasets.cifar import CIFAR10, CIFAR100
 from pliant.lab.datasets.coco import COCODetection
 from pliant.lab.datasets.detection import Detection
 from pliant.lab.datasets.files import Manifest
 from pliant.lab.datasets.heartbeat import Heartbeat
+from pliant.lab.datasets.mini_imagenet import MiniImageNet
 from pliant.lab.datasets.mitbih import MITBIH
+from pliant.lab.datasets.mnist import MNIST, FashionMNIST
+from pliant.lab.datasets.own import CSV, Folder
 from pliant.lab.datasets.scikit import WDBC, Digits
 from pliant.lab.datasets.voc import VOC, VOCDetection
 
@@ -39,12 +43,21 @@ class Dataset(Protocol):
 
 
 ALL: dict[str, Dataset] = {
-    dataset.name: dataset for dataset in (WDBC, Digits, Heartbeat, MITBIH, VOC, VOCDetection, COCODetection)
+    dataset.name: dataset
+    for dataset in (
+        *(WDBC, Digits, MNIST, FashionMNIST, CIFAR10, CIFAR100, MiniImageNet, MITBIH, Heartbeat, VOC),
+        *(VOCDetection, COCODetection),
+        *(CSV, Folder),
+    )
 }
 
 __all__ = [
     "ALL",
+    "CIFAR10",
+    "CIFAR100",
+    "CSV",
     "MITBIH",
+    "MNIST",
     "VOC",
     "WDBC",
     "Arrays",
@@ -53,7 +66,10 @@ __all__ = [
     "Dataset",
     "Detection",
     "Digits",
+    "FashionMNIST",
+    "Folder",
     "Heartbeat",
     "Manifest",
+    "MiniImageNet",
     "VOCDetection",
 ]

@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import PIL.Image
+import PIL.ImageOps
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
 
 from pliant.lab.datasets.arrays import DataError
+from pliant.lab.datasets.images import decode
 
-__all__ = ["Detection", "Objects", "pixels"]
+__all__ = ["Detection", "Objects"]
 
 Target = dict[str, Any]
 
@@ -152,7 +154,7 @@ class Detection:
             DataError: the file is missing, damaged, of another size than annotated, or has more than eight bits a value.
         """
         height, width = map(int, self.sizes[i])
-        return np.ascontiguousarray(pixels(self.paths[i], (height, width)).transpose(2, 0, 1))
+        return np.ascontiguousarray(_pixels(self.paths[i], (height, width)))
 
     def truth(self, i: int) -> Target:
         """What is annotated in image i, to be evaluated against, as the annotation has it.
@@ -232,36 +234,20 @@ def _check(image: Objects, classes: int, name: str) -> None:
             )
 
 
-def pixels(path: Path, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
-    """An image file as RGB, uint8, shape (H, W, 3).
-
-    Args:
-        size: the (height, width) that it must have, stored or as the camera's note on orientation turns it. None takes it as
-            it is stored.
-
-    Raises:
-        DataError: see :meth:`Detection.image`.
-    """
+def _pixels(path: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """An image file of the given (height, width): as it is stored, else as the camera's note on orientation turns it."""
+    image = decode(path)
+    if image.shape[1:] == size:
+        return image
     try:
-        with Image.open(path) as opened:
-            if opened.mode.startswith(("I", "F")):
-                raise DataError(
-                    f"{path} has more than eight bits a value (mode {opened.mode}), which would be cut off; convert it."
-                )
-            image = opened.convert("RGB")
-            if size is not None and (image.height, image.width) != size:
-                turned = ImageOps.exif_transpose(opened).convert("RGB")
-                if (turned.height, turned.width) != size:
-                    raise DataError(
-                        f"{path} has {image.width} x {image.height} pixels, but its annotation says {size[1]} x {size[0]}; "
-                        "the image belongs to another annotation or was resized."
-                    )
-                image = turned
-            return np.asarray(image)
-    except DataError:
-        raise
-    # Pillow's readers raise whatever a damaged file leads them to: OSError, SyntaxError, ValueError, struct.error, its own.
-    except Exception as error:
+        with PIL.Image.open(path) as opened:
+            turned = np.asarray(PIL.ImageOps.exif_transpose(opened).convert("RGB")).transpose(2, 0, 1)
+    # Pillow reports a damaged note by whatever its reader stumbled over; the image itself was read.
+    except Exception:
+        turned = image
+    if turned.shape[1:] != size:
         raise DataError(
-            f"{path} cannot be read as an image: {error or type(error).__name__}. It may be damaged or cut short."
-        ) from None
+            f"{path} has {image.shape[2]} x {image.shape[1]} pixels, but its annotation says {size[1]} x {size[0]}; the image "
+            "belongs to another annotation or was resized."
+        )
+    return turned

@@ -6,22 +6,19 @@ joined with +, and a list of one's own is used by its name. The labels of the of
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Final, Literal
 from xml.etree import ElementTree
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 
 from pliant.lab.datasets.arrays import Data, DataError
-from pliant.lab.datasets.detection import Detection, Objects, pixels
+from pliant.lab.datasets.detection import Detection, Objects
 from pliant.lab.datasets.files import Download, File, Manifest
+from pliant.lab.datasets.images import decoded
 
 __all__ = ["VOC", "VOCDetection"]
 
@@ -85,7 +82,7 @@ class VOC:
             train, validation, test: lists of images, see the module; "" for a part that is not wanted.
             size: of the images in pixels. The 9,963 images of 2007 take 1.5 GB at 224.
             resize: "stretch" scales width and height to ``size``; "crop" scales the shorter one and cuts out the middle.
-                Bilinear with antialiasing, by Pillow.
+                Bilinear with antialiasing. Decoded images are kept in a cache, see :mod:`pliant.lab.datasets.images`.
 
         Raises:
             DataError: a list, an annotation or an image is missing or damaged.
@@ -101,12 +98,7 @@ class VOC:
             )
         if not images:
             raise DataError(f"{cls.name}: train, validation and test are all empty.")
-        x = np.empty((len(images), 3, size, size), np.uint8)
-        # Pillow decodes and scales without holding the interpreter.
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            for i, image in enumerate(pool.map(lambda a: _scaled(a.image, a.size, size, resize), (a for a, _ in found))):
-                x[i] = image
-        x.flags.writeable = False
+        x = decoded(images, size, cls.name, crop=resize == "crop")
         y = np.zeros((len(images), len(CLASSES)), np.uint8)
         for row, (a, _) in zip(y, found, strict=True):
             row[[c for c, hard in zip(a.labels, a.difficult, strict=True) if hard]] = 255
@@ -250,14 +242,3 @@ def _number(element: ElementTree.Element, key: str, path: Path, where: str = "")
     if not abs(value) < 1e6:
         raise DataError(f"{path}: {where}{key} is {text!r}; expected a number.")
     return value
-
-
-def _scaled(path: Path, annotated: tuple[int, int], size: int, resize: str) -> NDArray[np.uint8]:
-    image = Image.fromarray(pixels(path, annotated))
-    box: tuple[float, float, float, float] = (0, 0, image.width, image.height)
-    if resize == "crop":
-        side = min(image.width, image.height)
-        left, top = (image.width - side) / 2, (image.height - side) / 2
-        box = (left, top, left + side, top + side)
-    scaled = image.resize((size, size), Image.Resampling.BILINEAR, box=box)
-    return np.asarray(scaled).transpose(2, 0, 1)
