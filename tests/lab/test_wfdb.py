@@ -17,7 +17,8 @@ TWO = np.random.default_rng(0).integers(-2047, 2048, size=(2, 5001))
 
 
 def test_a_header_says_what_the_description_says() -> None:
-    text = b"100 2 360/720 650000 0:0:0\n100.dat 212 200(1000)/uV 11 1024 995 -22131 0 MLII a\n# note\n100.dat 212 0 11 1024 1011\n"
+    text = b"100 2 360/720 650000 0:0:0\n100.dat 212 200(1000)/uV 11 1024 995 -22131 0 MLII a\n"
+    text += b"# note\n100.dat 212 0 11 1024 1011\n"
     header = read_header(text, "100.hea")
     assert (header.record, header.rate, header.length, header.file) == ("100", 360, 650000, "100.dat")
     first, second = header.signals

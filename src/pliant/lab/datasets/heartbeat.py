@@ -72,13 +72,14 @@ class Heartbeat:
 def _table(path: Path) -> NDArray[np.float32]:
     names = [f"column {i + 1}" for i in range(SAMPLES + 1)]
     try:
+        with path.open("rb") as stream:
+            columns = stream.readline().count(b",") + 1
+        if columns != len(names):
+            raise DataError(f"{path} has {columns} columns in its first row; expected {SAMPLES} samples and a class.")
         table = pl.read_csv(path, has_header=False, schema=dict.fromkeys(names, pl.Float32))
-    except pl.exceptions.NoDataError:
-        raise DataError(f"{path} is empty.") from None
     except (pl.exceptions.PolarsError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"{path} is not a table of {SAMPLES + 1} numbers a row without a header: {str(error).splitlines()[0][:200]}."
-        ) from None
+        detail = str(error).splitlines()[0][:200]
+        raise DataError(f"{path} is not a table of {len(names)} numbers a row without a header: {detail}.") from None
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}.") from None
     # A row that is too short is filled with nulls.
