@@ -25,7 +25,7 @@ from torch import nn
 from pliant import catalog
 from pliant.errors import PliantError, unknown
 from pliant.lab import datasets, models
-from pliant.lab.datasets import Arrays, Data, Dataset
+from pliant.lab.datasets import Arrays, Data, Dataset, files
 from pliant.lab.network import construct, module_identity, source_identity
 
 __all__ = ["Component", "Custom", "Optimizer", "Protocol", "Study", "StudyError", "Train", "TrialSpec", "canonical", "plan"]
@@ -316,7 +316,7 @@ def _resolve(given: dict[str, Any]) -> tuple[dict[str, Any], Custom]:
         if not dataset.is_dir():
             raise StudyError(
                 f"The study's data are the path {dataset}, which is no folder. Give a folder with one folder of images for "
-                "each class, or for a table: data = Component(name='csv', options={'path': ..., 'label': the column of the class})."
+                "each class; for a table give Component(name='csv', options={'path': ..., 'label': its column of classes})."
             )
         given["dataset"] = Component(name="folder", options={"path": str(dataset)})
     elif dataset is not None and not isinstance(dataset, Component | Mapping):
@@ -436,6 +436,24 @@ def _with_defaults(component: Component) -> Component:
     return Component(name=component.name, options={**options, **component.options})
 
 
+def dataset_with(name: str, changes: Sequence[str] = ()) -> tuple[Dataset, dict[str, Any]]:
+    """A data set by name, and its options from ``changes`` of the form ``size=128``.
+
+    Raises:
+        UnknownNameError: there is no such data set. StudyError: a change without "=", or an option it does not have.
+    """
+    given = {}
+    for change in changes:
+        key, sign, text = change.partition("=")
+        if not sign:
+            raise StudyError(f"--set was given {change!r}; expected option=value, for example --set size=128.")
+        given[key.strip()] = _toml(text.strip())
+    component = Component(name=name, options=given)
+    if given:
+        _with_defaults(component)
+    return dataset_of(component), given
+
+
 _loaded: dict[str, Data] = {}
 
 
@@ -448,7 +466,11 @@ def data_of(component: Component, custom: Custom) -> Data:
     if custom.data is not None:
         return custom.data
     named = _with_defaults(component)
-    key = canonical(named.model_dump(mode="json"))
+    # A session outlives the files it has read: what lies elsewhere or was changed since is read again.
+    path = named.options.get("path")
+    key = canonical(
+        [named.model_dump(mode="json"), str(files.root()), files.stamp(Path(path)) if isinstance(path, str) else ""]
+    )
     if key not in _loaded:
         loaded = dataset_of(named).load(**named.options)
         if not isinstance(loaded, Data):

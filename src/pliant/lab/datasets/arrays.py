@@ -239,6 +239,6 @@ class Arrays:
             fits = isinstance(names, list | tuple) and len(names) == len(np.unique(y))
             return cls(Data.of(x, y, names if fits else None, type(given).__name__))
         raise DataError(
-            f"Data was given as {type(given).__name__}, but expected the name of a data set, an (x, y) pair of arrays, the Path "
-            "of a folder of images, a scikit-learn bunch, or a torch data set with a length."
+            f"Data was given as {type(given).__name__}, but expected the name of a data set, an (x, y) pair of arrays, the "
+            "Path of a folder of images, a scikit-learn bunch, or a torch data set with a length."
         )

@@ -41,6 +41,7 @@ __all__ = [
     "is_official",
     "read",
     "root",
+    "stamp",
     "unpack",
     "write",
 ]
@@ -61,6 +62,16 @@ def root() -> Path:
         return Path(given).expanduser()
     cache = os.environ.get("LOCALAPPDATA" if sys.platform == "win32" else "XDG_CACHE_HOME")
     return (Path(cache) if cache else Path.home() / ".cache") / "pliant" / "data"
+
+
+def stamp(path: Path) -> str:
+    """What changes when a file, or any file below a folder, does: a hash of names, lengths and times of change."""
+    digest = hashlib.sha256()
+    for found in [path, *sorted(path.rglob("*"))]:
+        with contextlib.suppress(OSError):
+            state = found.stat()
+            digest.update(f"\0{found}\0{state.st_size}\0{state.st_mtime_ns}".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True)
