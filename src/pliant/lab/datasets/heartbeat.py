@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar, Final, Literal
+from typing import ClassVar, Final, Literal
 
 import numpy as np
 import polars as pl
@@ -29,7 +29,7 @@ class Heartbeat:
     terms: ClassVar = "as MIT-BIH: Open Data Commons Attribution License 1.0"
 
     @classmethod
-    def files(cls, **_: Any) -> Manifest:
+    def files(cls, *, shape: Literal["2d", "1d"] = "2d", official: bool = True) -> Manifest:
         return Manifest(
             tuple(File(f"{cls.name}/{name}") for name in _FILES),
             instructions="They are in heartbeat.zip of https://www.kaggle.com/datasets/shayanfazeli/heartbeat, which asks for "

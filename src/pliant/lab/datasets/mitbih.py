@@ -13,7 +13,7 @@ import functools
 from fractions import Fraction
 from importlib import resources
 from pathlib import Path
-from typing import Any, ClassVar, Final, Literal
+from typing import ClassVar, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,7 +67,23 @@ class MITBIH:
     terms: ClassVar = "Open Data Commons Attribution License 1.0; cite both"
 
     @classmethod
-    def files(cls, *, split: Split = "random", **_: Any) -> Manifest:
+    def files(
+        cls,
+        *,
+        split: Split = "random",
+        classes: str = "NSVFQ",
+        lead: str = "MLII",
+        without_lead: Literal["first", "left out"] = "first",
+        rate: int = 125,
+        samples: int = 187,
+        before: float = 0.0,
+        length: Literal["rr", "full"] = "rr",
+        scale: Literal["excerpt", "beat", "none"] = "excerpt",
+        shape: Literal["2d", "1d"] = "2d",
+        validation: str = "",
+        records: Literal["all", "available"] = "all",
+        official: bool = True,
+    ) -> Manifest:
         files = tuple(file for record in _records(split) for file in _files(record))
         return Manifest(
             files,

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Final, Literal
+from typing import ClassVar, Final, Literal
 from xml.etree import ElementTree
 
 import numpy as np
@@ -60,7 +60,15 @@ class VOC:
     terms: ClassVar = _TERMS
 
     @classmethod
-    def files(cls, *, train: str = "2007/train", validation: str = "2007/val", test: str = "2007/test", **_: Any) -> Manifest:
+    def files(
+        cls,
+        *,
+        train: str = "2007/train",
+        validation: str = "2007/val",
+        test: str = "2007/test",
+        size: int = 224,
+        resize: Literal["stretch", "crop"] = "stretch",
+    ) -> Manifest:
         return _manifest(train, validation, test)
 
     @classmethod
@@ -115,7 +123,7 @@ class VOCDetection:
     terms: ClassVar = _TERMS
 
     @classmethod
-    def files(cls, *, train: str = "2007/train", validation: str = "2007/val", test: str = "2007/test", **_: Any) -> Manifest:
+    def files(cls, *, train: str = "2007/train", validation: str = "2007/val", test: str = "2007/test") -> Manifest:
         return _manifest(train, validation, test)
 
     @classmethod
