@@ -473,7 +473,14 @@ def data_of(component: Component, custom: Custom) -> Data:
         [named.model_dump(mode="json"), str(files.root()), files.stamp(Path(path)) if isinstance(path, str) else ""]
     )
     if key not in _loaded:
-        _loaded[key] = dataset_of(named).load(**named.options)
+        loaded = dataset_of(named).load(**named.options)
+        if not isinstance(loaded, Data):
+            raise StudyError(
+                f"The data set {component.name!r} is one for detection: boxes in images, not a class for an example, so a "
+                "study of classification cannot use it. Detection data are for detectors; load them with "
+                f"pliant.lab.datasets.ALL[{component.name!r}].load()."
+            )
+        _loaded[key] = loaded
     return _loaded[key]
 
 

@@ -6,11 +6,16 @@ from typing import Any, Protocol
 
 from pliant.lab.datasets.arrays import Arrays, Data
 from pliant.lab.datasets.cifar import CIFAR10, CIFAR100
+from pliant.lab.datasets.coco import COCODetection
+from pliant.lab.datasets.detection import Detection
 from pliant.lab.datasets.files import Manifest
+from pliant.lab.datasets.heartbeat import Heartbeat
 from pliant.lab.datasets.mini_imagenet import MiniImageNet
+from pliant.lab.datasets.mitbih import MITBIH
 from pliant.lab.datasets.mnist import MNIST, FashionMNIST
 from pliant.lab.datasets.own import CSV, Folder
 from pliant.lab.datasets.scikit import WDBC, Digits
+from pliant.lab.datasets.voc import VOC, VOCDetection
 
 
 class Dataset(Protocol):
@@ -30,7 +35,7 @@ class Dataset(Protocol):
 
     @property
     def source(self) -> str: ...
-    def load(self, *args: Any, **options: Any) -> Data:
+    def load(self, *args: Any, **options: Any) -> Data | Detection:
         """The data. Raises :class:`~pliant.lab.datasets.arrays.DataError` where files are missing or cannot be used."""
 
     def files(self, *args: Any, **options: Any) -> Manifest:
@@ -38,7 +43,12 @@ class Dataset(Protocol):
 
 
 ALL: dict[str, Dataset] = {
-    dataset.name: dataset for dataset in (WDBC, Digits, MNIST, FashionMNIST, CIFAR10, CIFAR100, MiniImageNet, CSV, Folder)
+    dataset.name: dataset
+    for dataset in (
+        *(WDBC, Digits, MNIST, FashionMNIST, CIFAR10, CIFAR100, MiniImageNet, MITBIH, Heartbeat, VOC),
+        *(VOCDetection, COCODetection),
+        *(CSV, Folder),
+    )
 }
 
 __all__ = [
@@ -46,14 +56,20 @@ __all__ = [
     "CIFAR10",
     "CIFAR100",
     "CSV",
+    "MITBIH",
     "MNIST",
+    "VOC",
     "WDBC",
     "Arrays",
+    "COCODetection",
     "Data",
     "Dataset",
+    "Detection",
     "Digits",
     "FashionMNIST",
     "Folder",
+    "Heartbeat",
     "Manifest",
     "MiniImageNet",
+    "VOCDetection",
 ]

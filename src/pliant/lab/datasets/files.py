@@ -156,8 +156,11 @@ class Manifest:
         shown = ", ".join(f.path for f in missing[:8]) + (f" and {len(missing) - 8} more" if len(missing) > 8 else "")
         how = self.instructions
         if self.downloads:
-            urls = " ".join(dict.fromkeys(d.url for d in self.downloads))
-            how = f"Run `pliant data fetch {name}`, or get them from {urls} by hand. {how}"
+            lacking = {f.path for f in missing}
+            wanted = list(dict.fromkeys(d.url for d in self.downloads if not d.gives or lacking & {*d.gives}))
+            urls = " ".join(wanted[:4]) + (f" and {len(wanted) - 4} more like these" if len(wanted) > 4 else "")
+            if wanted:
+                how = f"Run `pliant data fetch {name}`, or get them from {urls} by hand. {how}"
         return (
             f"{len(missing)} of {len(self.files)} files are not in {folder}: {shown}. {how.strip()} "
             f"Where data live is set by the environment variable {VARIABLE}."

@@ -25,15 +25,16 @@ _DECODING: Final = 1
 """Bumped by hand when the same files give other pixels; part of the name of every cache file."""
 
 
-def decode(path: Path, size: int = 0) -> NDArray[np.uint8]:
+def decode(path: Path, size: int = 0, *, crop: bool = False) -> NDArray[np.uint8]:
     """An image file as RGB, uint8, shape (3, H, W).
 
     Args:
         size: side in pixels to resize to, without regard to the aspect ratio, bilinear and antialiased as torchvision's
             ``Resize`` does with Pillow images; 0 leaves the image as it is.
+        crop: resize the middle square instead of the whole image.
 
     Raises:
-        DataError: the file is missing or no image; the message names it.
+        DataError: the file is missing, no image, or has more than eight bits a value; the message names it.
     """
     try:
         with warnings.catch_warnings():
@@ -41,9 +42,14 @@ def decode(path: Path, size: int = 0) -> NDArray[np.uint8]:
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
             with PIL.Image.open(path) as image:
+                if image.mode.startswith(("I", "F")):
+                    raise ValueError(f"it has more than eight bits a value (mode {image.mode}), which would be cut off")
                 rgb = image.convert("RGB")
         if size and rgb.size != (size, size):
-            rgb = rgb.resize((size, size), PIL.Image.Resampling.BILINEAR)
+            side = min(rgb.size)
+            left, top = ((rgb.width - side) / 2, (rgb.height - side) / 2) if crop else (0, 0)
+            box = (left, top, rgb.width - left, rgb.height - top)
+            rgb = rgb.resize((size, size), PIL.Image.Resampling.BILINEAR, box=box)
     except FileNotFoundError:
         raise DataError(f"The image {path} is missing.") from None
     # Pillow reports a damaged file by whatever its decoder stumbled over.
@@ -53,7 +59,12 @@ def decode(path: Path, size: int = 0) -> NDArray[np.uint8]:
 
 
 def decoded(
-    paths: Sequence[Path], size: int, name: str, *, progress: Callable[[int, int], None] = lambda done, total: None
+    paths: Sequence[Path],
+    size: int,
+    name: str,
+    *,
+    crop: bool = False,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> NDArray[np.uint8]:
     """Image files as one read-only array, uint8, shape (n, 3, size, size), mapped from a cache file below ``.cache``.
 
@@ -61,19 +72,20 @@ def decoded(
     that were changed are decoded again, and reading 60,000 unchanged ones costs their directory entries only.
 
     Args:
+        crop: as for :func:`decode`.
         size: as for :func:`decode`; 0 expects images that are all of the first one's shape.
 
     Raises:
         DataError: an image is missing, damaged, or of another shape than the first.
     """
-    identity = hashlib.sha256(f"{_DECODING} {size}".encode())
+    identity = hashlib.sha256(f"{_DECODING} {size}{' crop' * crop}".encode())
     for path in paths:
         try:
             found = path.stat()
         except OSError:
             raise DataError(f"The image {path} is missing.") from None
         identity.update(f"\0{path.parent.name}/{path.name}\0{found.st_size}\0{found.st_mtime_ns}".encode())
-    first = decode(paths[0], size)
+    first = decode(paths[0], size, crop=crop)
     shape = (len(paths), *first.shape)
     cache = root() / ".cache" / f"{name}-{size}-{identity.hexdigest()[:24]}.npy"
     kept = _kept(cache, shape)
@@ -82,7 +94,7 @@ def decoded(
     temporary = cache.with_name(f".{cache.name}.{secrets.token_hex(4)}.tmp")
     try:
         cache.parent.mkdir(parents=True, exist_ok=True)
-        _fill(temporary, paths, size, first.shape, progress)
+        _fill(temporary, paths, lambda path: decode(path, size, crop=crop), first.shape, progress)
         with temporary.open("rb") as stream:
             os.fsync(stream.fileno())
         temporary.replace(cache)
@@ -96,11 +108,17 @@ def decoded(
     return result
 
 
-def _fill(target: Path, paths: Sequence[Path], size: int, shape: tuple[int, ...], progress: Callable[[int, int], None]) -> None:
+def _fill(
+    target: Path,
+    paths: Sequence[Path],
+    read: Callable[[Path], NDArray[np.uint8]],
+    shape: tuple[int, ...],
+    progress: Callable[[int, int], None],
+) -> None:
     every = np.lib.format.open_memmap(target, mode="w+", dtype=np.uint8, shape=(len(paths), *shape))
 
     def put(i: int) -> None:
-        image = decode(paths[i], size)
+        image = read(paths[i])
         if image.shape != shape:
             raise DataError(
                 f"The image {paths[i]} has {image.shape[2]} x {image.shape[1]} pixels, but {paths[0]} has {shape[2]} x "
