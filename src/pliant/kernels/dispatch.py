@@ -77,10 +77,13 @@ def status() -> dict[str, str]:
     }
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def inside_transform() -> bool:
     """Whether the call is inside torch.func (vmap, grad, jvp ...). A compiler may ask too: it enters them while it traces."""
     return torch._C._functorch.maybe_current_level() is not None
+
+
+# What torch.compiler.assume_constant_result sets, without the seconds that it takes to import the compiler.
+inside_transform._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _transformed() -> bool:
