@@ -118,9 +118,7 @@ def ptx(kernel: Any, dtype: torch.dtype, count: int, rank: int = 0, **constants:
         else:
             signature[name] = "*" + (sums if name == "partials" else TYPES[dtype])
             aligned[(i,)] = [["tt.divisibility", 16]]
-    compiled = triton.compile(
-        ASTSource(kernel, signature, fixed, aligned), target=GPUTarget("cuda", 90, 32), options=options
-    )
+    compiled = triton.compile(ASTSource(kernel, signature, fixed, aligned), target=GPUTarget("cuda", 90, 32), options=options)
     assert gpu_programs.INTERPRETED is False
     assert len(compiled.asm["cubin"]) > 0
     return str(compiled.asm["ptx"])
@@ -145,7 +143,7 @@ def test_compiles_for_a_gpu_with_wide_accesses(name: str, dtype: torch.dtype) ->
     from pliant.kernels import gpu_programs
 
     function = gpu_programs.FUNCTIONS[name]
-    each = gpu_programs.FUNCTIONS[name].count
+    each = function.coefficients
     code = ptx(gpu_programs.forward, dtype, each, VALUE=function.value)
     accesses = 1 if dtype.itemsize == 2 else 2
     assert wide(code, "ld", dtype) == accesses
@@ -153,9 +151,7 @@ def test_compiles_for_a_gpu_with_wide_accesses(name: str, dtype: torch.dtype) ->
     assert "ld.local" not in code
     assert ".shared" not in code
     for gradients in filter(None, (function.gradients, function.gradients_of_output)):
-        code = ptx(
-            gpu_programs.backward, dtype, each, GRADIENTS=gradients, COUNT=each, VECTOR=16 // dtype.itemsize
-        )
+        code = ptx(gpu_programs.backward, dtype, each, GRADIENTS=gradients, COUNT=each, VECTOR=16 // dtype.itemsize)
         assert wide(code, "ld", dtype) == 2 * accesses
         assert wide(code, "st", dtype) == accesses
         assert "ld.local" not in code

@@ -361,7 +361,7 @@ def backward(
 class Function(NamedTuple):
     """The scalar functions of one activation."""
 
-    count: int
+    coefficients: int
     value: Any
     gradients: Any
     gradients_of_output: Any = None
