@@ -175,3 +175,58 @@ def test_compiles_in_half_precision_without_reductions_and_with_strides() -> Non
     assert ".shared" not in code
     ptx(gpu_programs.forward, dtype, 1, rank=3, VALUE=function.value)
     ptx(gpu_programs.backward, dtype, 1, rank=3, GRADIENTS=function.gradients, COUNT=1, VECTOR=8)
+
+
+class _DeviceOnPaper:
+    """As much of a driver as it takes to specialize and compile a launch, and not to launch it."""
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+    def get_current_target(self) -> Any:
+        from triton.backends.compiler import GPUTarget
+
+        return GPUTarget("cuda", 90, 32)
+
+
+class _Compiled:
+    """A kernel that is compiled for each launch and not launched; ``made`` holds the distinct results."""
+
+    def __init__(self, kernel: Any) -> None:
+        self.kernel = kernel
+        self.made: set[str] = set()
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Any:
+        def launch(*arguments: object, **settings: object) -> None:
+            self.made.add(self.kernel.warmup(*arguments, grid=grid, **settings).hash)
+
+        return launch
+
+
+@needs_triton
+@pytest.mark.skipif(torch.version.hip is not None, reason="a ROCm build of Triton has no assembler for CUDA devices")
+def test_one_program_for_all_sizes_and_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    from triton.runtime import driver
+
+    from pliant.kernels import gpu, gpu_programs
+
+    forward, backward = _Compiled(gpu_programs.forward), _Compiled(gpu_programs.backward)
+    monkeypatch.setattr(gpu_programs, "forward", forward)
+    monkeypatch.setattr(gpu_programs, "backward", backward)
+    monkeypatch.setattr(gpu, "_most_programs", lambda device: 660)
+    monkeypatch.setattr(driver, "_active", _DeviceOnPaper())
+    for size in (1, 16, 63, 2500, 4096):
+        x = torch.zeros(size)
+        # A coefficient anywhere in a buffer, a number of any value.
+        for values in ([torch.ones(1), 1.0], [torch.ones(3)[1:2], 16.0]):
+            gpu.forward("srelu", x, values)
+            gpu.backward("srelu", x, x, values, (True, True, True))
+    assert len(forward.made) == 1
+    assert len(backward.made) == 1
+    for shape in ((2, 3, 5, 7), (16, 32, 4, 4), (2, 48, 9, 9)):
+        grad = torch.zeros(shape)
+        gpu.backward("srelu", grad, grad.to(memory_format=torch.channels_last), [torch.ones(1), 1.0], (True, True, True))
+    assert len(backward.made) == 2
