@@ -118,9 +118,7 @@ def ptx(kernel: Any, dtype: torch.dtype, count: int, rank: int = 0, **constants:
         else:
             signature[name] = "*" + (sums if name == "partials" else TYPES[dtype])
             aligned[(i,)] = [["tt.divisibility", 16]]
-    compiled = triton.compile(
-        ASTSource(kernel, signature, fixed, aligned), target=GPUTarget("cuda", 90, 32), options=options
-    )
+    compiled = triton.compile(ASTSource(kernel, signature, fixed, aligned), target=GPUTarget("cuda", 90, 32), options=options)
     assert gpu_programs.INTERPRETED is False
     assert len(compiled.asm["cubin"]) > 0
     return str(compiled.asm["ptx"])
@@ -145,7 +143,7 @@ def test_compiles_for_a_gpu_with_wide_accesses(name: str, dtype: torch.dtype) ->
     from pliant.kernels import gpu_programs
 
     function = gpu_programs.FUNCTIONS[name]
-    each = gpu_programs.FUNCTIONS[name].count
+    each = function.coefficients
     code = ptx(gpu_programs.forward, dtype, each, VALUE=function.value)
     accesses = 1 if dtype.itemsize == 2 else 2
     assert wide(code, "ld", dtype) == accesses
@@ -153,9 +151,7 @@ def test_compiles_for_a_gpu_with_wide_accesses(name: str, dtype: torch.dtype) ->
     assert "ld.local" not in code
     assert ".shared" not in code
     for gradients in filter(None, (function.gradients, function.gradients_of_output)):
-        code = ptx(
-            gpu_programs.backward, dtype, each, GRADIENTS=gradients, COUNT=each, VECTOR=16 // dtype.itemsize
-        )
+        code = ptx(gpu_programs.backward, dtype, each, GRADIENTS=gradients, COUNT=each, VECTOR=16 // dtype.itemsize)
         assert wide(code, "ld", dtype) == 2 * accesses
         assert wide(code, "st", dtype) == accesses
         assert "ld.local" not in code
@@ -179,3 +175,54 @@ def test_compiles_in_half_precision_without_reductions_and_with_strides() -> Non
     assert ".shared" not in code
     ptx(gpu_programs.forward, dtype, 1, rank=3, VALUE=function.value)
     ptx(gpu_programs.backward, dtype, 1, rank=3, GRADIENTS=function.gradients, COUNT=1, VECTOR=8)
+
+
+class _DeviceOnPaper:
+    """As much of a driver as it takes to specialize and compile a launch, and not to launch it."""
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+    def get_current_target(self) -> Any:
+        from triton.backends.compiler import GPUTarget
+
+        return GPUTarget("cuda", 90, 32)
+
+
+class _Compiled:
+    """A kernel that is compiled for each launch and not launched; ``made`` holds the distinct results."""
+
+    def __init__(self, kernel: Any) -> None:
+        self.kernel = kernel
+        self.made: set[str] = set()
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Any:
+        def launch(*arguments: object, **settings: object) -> None:
+            self.made.add(self.kernel.warmup(*arguments, grid=grid, **settings).hash)
+
+        return launch
+
+
+@needs_triton
+@pytest.mark.skipif(torch.version.hip is not None, reason="a ROCm build of Triton has no assembler for CUDA devices")
+def test_one_program_for_all_sizes_and_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    from triton.runtime import driver
+
+    from pliant.kernels import gpu, gpu_programs
+
+    forward, backward = _Compiled(gpu_programs.forward), _Compiled(gpu_programs.backward)
+    monkeypatch.setattr(gpu_programs, "forward", forward)
+    monkeypatch.setattr(gpu_programs, "backward", backward)
+    monkeypatch.setattr(gpu, "_most_programs", lambda device: 660)
+    monkeypatch.setattr(driver, "_active", _DeviceOnPaper())
+    for size in (1, 16, 63, 2500, 4096):
+        x = torch.zeros(size)
+        # A coefficient anywhere in a buffer, a number of any value.
+        for values in ([torch.ones(1), 1.0], [torch.ones(3)[1:2], 16.0]):
+            gpu.forward("srelu", x, values)
+            gpu.backward("srelu", x, x, values, (True, True, True))
+    assert len(forward.made) == 1
+    assert len(backward.made) == 1

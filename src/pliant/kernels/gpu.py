@@ -21,6 +21,7 @@ import contextlib
 import functools
 from collections.abc import Sequence
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,7 +41,7 @@ _BLOCK_BYTES = 4096
 _PROGRAMS_PER_MULTIPROCESSOR = 5
 # Under the interpreter, where each costs milliseconds, few, so that small inputs take every path of the loop.
 _INTERPRETED_PROGRAMS = 3
-# Below this many elements, and with every offset below it, scattered elements are counted in 32 bits.
+# Offsets below this are counted in 32 bits.
 _NARROW = 2**31
 
 
@@ -85,8 +86,8 @@ def refusal(name: str, x: Tensor, values: Sequence[float | Tensor]) -> str | Non
     function = programs.FUNCTIONS.get(name)
     if function is None:
         return f"there is no GPU kernel for {name!r}; there is one for {', '.join(programs.FUNCTIONS)}."
-    if len(values) != function.count:
-        return f"{name} takes {function.count} coefficients, but {len(values)} were given."
+    if len(values) != function.coefficients:
+        return f"{name} takes {function.coefficients} coefficients, but {len(values)} were given."
     device = "cpu" if programs.INTERPRETED else "cuda"
     if x.device.type != device:
         return f"the input is on {x.device}; these kernels read tensors on a {device} device."
@@ -211,13 +212,14 @@ def _geometry(*tensors: Tensor) -> tuple[tuple[int, ...], list[tuple[int, ...]]]
     return sizes, by_tensor
 
 
-def _settings(x: Tensor, sizes: tuple[int, ...], strides: list[tuple[int, ...]], tensors: int) -> dict[str, object]:
+def _settings(x: Tensor, sizes: tuple[int, ...], strides: list[tuple[int, ...]], tensors: int) -> dict[str, Any]:
     """The compile-time arguments that both kernels share."""
     programs = _programs()
     block = min(_BLOCK, _BLOCK_BYTES // x.element_size())
-    # 64-bit divisions are slow, so that scattered elements are counted in 32 bits where every offset fits.
+    # 64-bit divisions are slow, so that scattered elements are counted in 32 bits where every offset fits, and the count that
+    # ends the loop, at most one round of programs beyond the last element.
     reach = max((sum((n - 1) * s for n, s in zip(sizes, by, strict=True)) for by in strides), default=0)
-    wide = not sizes or max(reach, x.numel()) + block * 2**16 >= _NARROW
+    wide = not sizes or max(reach, 2 * (x.numel() + block)) >= _NARROW
     return {
         "TENSORS": tensors,
         "DTYPE": programs.FLOAT64 if x.dtype is torch.float64 else programs.FLOAT32,

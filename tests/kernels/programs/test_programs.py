@@ -34,8 +34,13 @@ VALUES: dict[str, tuple[float, ...]] = {
     "pelu": (1.2, 0.7),
     "frelu": (-0.4,),
 }
-SIZES = (0, 1, 63, 1024, 2500, 20000)
-SIZES_IN_HALF_PRECISION = (0, 1, 63, 2500)  # the arithmetic is that of float32
+SIZES = {
+    torch.float32: (0, 1, 63, 1024, 2500, 20000),
+    torch.float64: (0, 1, 63, 1024, 2500),
+    # The arithmetic is that of float32.
+    torch.bfloat16: (0, 1, 63, 2500),
+    torch.float16: (0, 1, 63, 2500),
+}
 # Relative and absolute. The interpreter truncates to bfloat16 where a GPU rounds.
 PRECISION = {
     torch.float32: (1e-6, 1e-6),
@@ -100,7 +105,7 @@ def check(name: str, x: Tensor, values: Sequence[float | Tensor], grad: Tensor |
 @pytest.mark.parametrize("dtype", PRECISION, ids=str)
 @pytest.mark.parametrize("name", VALUES)
 def test_value_and_gradients(name: str, dtype: torch.dtype) -> None:
-    for size in SIZES if dtype.itemsize > 2 else SIZES_IN_HALF_PRECISION:
+    for size in SIZES[dtype]:
         check(name, normal(size, dtype=dtype), one_element(VALUES[name]))
 
 
