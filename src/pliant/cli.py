@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shlex
 import statistics
@@ -29,6 +30,7 @@ except ModuleNotFoundError as missing:
 
 if TYPE_CHECKING:
     from pliant.lab import Result, Study
+    from pliant.lab.datasets.inventory import Status
     from pliant.lab.executors import Event
     from pliant.lab.study import TrialSpec
     from pliant.lab.verdict import Comparison, Estimate
@@ -255,6 +257,7 @@ def list_(
 def _listing(what: str) -> list[dict[str, Any]]:
     from pliant import catalog
     from pliant.lab import datasets, executors, models, papers
+    from pliant.lab.datasets import inventory
 
     def first_line(thing: Any) -> str:
         return (thing.__doc__ or "").strip().partition("\n")[0]
@@ -265,7 +268,15 @@ def _listing(what: str) -> list[dict[str, Any]]:
             for e in catalog.ALL.values()
         ],
         "models": lambda: [{"name": n, "what": first_line(f)} for n, f in models.ALL.items()],
-        "datasets": lambda: [{"name": n, "what": first_line(d), "source": str(d.source)} for n, d in datasets.ALL.items()],
+        "datasets": lambda: [
+            {
+                "name": n,
+                "what": first_line(d),
+                "options": [f"{o}: {words}" for o, words in inventory.options(d.load).items()],
+                "source": d.source,
+            }
+            for n, d in datasets.ALL.items()
+        ],
         "studies": lambda: [
             {
                 "name": n,
@@ -310,6 +321,125 @@ def check(
         print(json.dumps(listing, indent=1))
     if broken:
         raise typer.Exit(1)
+
+
+data = typer.Typer(no_args_is_help=True, help="See, verify and fetch data sets. They live below the folder PLIANT_DATA.")
+app.add_typer(data, name="data")
+Options = Annotated[
+    list[str] | None, typer.Option("--set", metavar="OPTION=VALUE", help="An option of the data set, e.g. --set size=128.")
+]
+DatasetArgument = Annotated[str, typer.Argument(metavar="NAME", help="A data set's name (see `pliant data list`).")]
+
+
+def _status_row(found: Status) -> dict[str, Any]:
+    return {**dataclasses.asdict(found), "missing": list(found.missing), "different": list(found.different)}
+
+
+@data.command("list")
+def data_list(as_json: Json = False) -> None:
+    """Show each data set: whether it is here, complete and the official one. Reads every file that has a checksum."""
+    from pliant.lab import datasets
+    from pliant.lab.datasets import files, inventory
+
+    found = [inventory.status(dataset) for dataset in datasets.ALL.values()]
+    if as_json:
+        print(json.dumps({"folder": str(files.root()), "datasets": [_status_row(s) for s in found]}, indent=1))
+        return
+    words = {"bundled": "comes with a package", "own": "your own", "complete": "complete", "absent": "[dim]-[/]"}
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("name", "here", "size", "checksums", "source"):
+        table.add_column(column, overflow="fold")
+    for s in found:
+        here = words.get(s.state, f"{s.here} of {s.files} files")
+        stopped = f", {_size(s.unfinished)} of a download" if s.unfinished else ""
+        table.add_row(s.name, here + stopped, _size(s.bytes) if s.here else "", _plain(s.checksums), _plain(s.source))
+    console = _console()
+    console.print(table)
+    console.print(f"Folder: {_plain(str(files.root()))} (environment variable {files.VARIABLE})", style="dim")
+
+
+@data.command("check")
+def data_check(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME]...", help="Data sets; default all that are here.")
+    ] = None,
+    options: Options = None,
+    as_json: Json = False,
+) -> None:
+    """Verify every file of data sets and read them; exit code 1 where one is missing, not official or cannot be read."""
+    from pliant.lab import datasets
+    from pliant.lab.datasets import inventory
+    from pliant.lab.study import dataset_with
+
+    chosen = [dataset_with(n, options or []) for n in names] if names else [(d, {}) for d in datasets.ALL.values()]
+    pairs = [(inventory.status(dataset, given), dataset, given) for dataset, given in chosen]
+    # Nobody needs every data set; one that was named, or that is there in part, is wanted.
+    pairs = [(s, dataset, given) for s, dataset, given in pairs if names or s.here]
+    found = [(s, *inventory.readable(dataset, s, given)) for s, dataset, given in pairs]
+    if as_json:
+        print(json.dumps([{**_status_row(s), "readable": good, "content": text} for s, good, text in found], indent=1))
+    console = _console()
+    for s, readable, text in found if not as_json else ():
+        good = readable and not s.missing and not s.different
+        word = s.state if not s.files else f"{s.here} of {s.files} files, {s.checksums}"
+        console.print(f"[{'green' if good else 'red'}]{_plain(s.name)}[/]: {_plain(word)}; {_plain(text)}")
+        for what, paths in (("missing", s.missing), ("not the official file", s.different)):
+            for path in paths[:20]:
+                console.print(f"  {what}: {_plain(path)}")
+            if len(paths) > 20:
+                console.print(f"  {what}: {len(paths) - 20} more")
+    if any(s.missing or s.different or not readable for s, readable, _ in found):
+        raise typer.Exit(1)
+
+
+@data.command("fetch")
+def data_fetch(name: DatasetArgument, options: Options = None) -> None:
+    """Download what a data set lacks from its official source; a download that was stopped goes on."""
+    from pliant.lab.datasets import inventory
+    from pliant.lab.datasets.files import Download, Progress
+    from pliant.lab.study import dataset_with
+
+    dataset, given = dataset_with(name, options or [])
+    console = _console()
+    columns = (bars.TextColumn("{task.description}"), bars.BarColumn(), bars.DownloadColumn(), bars.TransferSpeedColumn())
+    try:
+        with bars.Progress(*columns, bars.TimeRemainingColumn(), console=console) as shown:
+
+            def progress(download: Download) -> Progress:
+                task = shown.add_task(_plain(download.url.rpartition("/")[2]), total=None)
+                return lambda done, total: shown.update(task, completed=done, total=total)
+
+            found = inventory.fetch(dataset, progress, given)
+    except KeyboardInterrupt:
+        print("\npliant: stopped. What was downloaded is kept; the same command goes on from here.", file=sys.stderr)
+        raise typer.Exit(130) from None
+    console.print(
+        f"{_plain(name)}: {found.state}" + (f", {found.checksums}." if found.files else "; there is nothing to fetch.")
+    )
+
+
+@data.command("subset")
+def data_subset(
+    name: DatasetArgument,
+    target: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where to; use it as PLIANT_DATA afterwards.")],
+    per_class: Annotated[int, typer.Option(help="Examples of each class, from each official part.")],
+    seed: Annotated[int, typer.Option(help="Which ones.")] = 0,
+    options: Options = None,
+) -> None:
+    """Write a class-balanced part of a data set, in the same format."""
+    from pliant.lab.datasets import inventory
+    from pliant.lab.study import dataset_with
+
+    dataset, given = dataset_with(name, options or [])
+    folder = inventory.subset(dataset, target, per_class, seed, given)
+    _console().print(
+        f"Written to {_plain(str(folder))}. To use it: PLIANT_DATA={_plain(shlex.quote(str(target)))}, and the option official "
+        "= false, since these are not the official files."
+    )
+
+
+def _size(n: int) -> str:
+    return f"{n / 1e9:.1f} GB" if n >= 1e9 else f"{n / 1e6:.1f} MB" if n >= 1e5 else f"{n / 1e3:.1f} kB"
 
 
 def _version(wanted: bool) -> None:

@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import sklearn.datasets
 import torch
 
-from pliant.lab.datasets import ALL, WDBC, Arrays, Data
+from pliant.lab.datasets import ALL, WDBC, Arrays, Data, Digits, Manifest, inventory
 from pliant.lab.datasets.arrays import DataError
 from pliant.lab.datasets.scikit import _verified
 
@@ -20,13 +25,47 @@ def test_wdbc_is_the_real_one() -> None:
     assert data.x[data.y == 1, 0].mean() > data.x[data.y == 0, 0].mean()
 
 
-@pytest.mark.parametrize("name", ALL)
-def test_data_sets_verify_themselves(name: str) -> None:
-    data = ALL[name].load()
-    assert data.fingerprint() == ALL[name].sha256
-    assert ALL[name].__doc__
+@pytest.mark.parametrize("dataset", [WDBC, Digits])
+def test_bundled_data_sets_verify_themselves(dataset: type[WDBC]) -> None:
+    data, name = dataset.load(), dataset.name
+    assert data.fingerprint() == dataset.sha256
     with pytest.raises(DataError, match="expected 000"):
         _verified(data, name, "0" * 64)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_what_every_data_set_offers(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PLIANT_DATA", str(tmp_path))
+    dataset = ALL[name]
+    assert dataset.name == name
+    assert dataset.__doc__
+    assert dataset.source
+    assert dataset.version >= 1
+    options = inventory.options(dataset.load)
+    assert options == inventory.options(dataset.files), "load and files take the same options"
+    if any(words.endswith("(must be given)") for words in options.values()):
+        return
+    manifest = dataset.files()
+    assert isinstance(manifest, Manifest)
+    if manifest.files:
+        # The folder is empty: the message says what belongs there.
+        with pytest.raises(DataError, match=re.escape(manifest.files[0].path)) as told:
+            dataset.load()
+        assert str(tmp_path) in str(told.value)
+        assert "PLIANT_DATA" in str(told.value)
+        assert manifest.downloads or manifest.instructions
+    for download in manifest.downloads:
+        assert download.url.startswith("http")
+
+
+def test_importing_reads_no_data() -> None:
+    code = (
+        "import sys; opened = []\n"
+        "sys.addaudithook(lambda event, args: opened.append(str(args[0])) if event == 'open' else None)\n"
+        "import pliant.lab.datasets\n"
+        "assert not [p for p in opened if 'breast_cancer' in p or 'digits' in p or 'idx' in p], opened\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_fingerprint_sees_every_change() -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-import os
 import random
 from collections.abc import Callable
 from pathlib import Path
 
+import image_files
 import numpy as np
 import polars as pl
 import pytest
@@ -255,7 +255,7 @@ def test_the_released_start_of_arelu(tmp_path: Path) -> None:
     plain, quirky = (study(activations=["arelu"], quirks=q) for q in ((), ("released_tie_rule",)))
     values = []
     for asked in (plain, quirky):
-        network, (act, *_) = build(plan(asked)[0], asked.custom.data, asked.custom)
+        _, (act, *_) = build(plan(asked)[0], asked.custom.data, asked.custom)
         values.append([float(v) for v in act.values()])
     assert values == [[1, 0, 0, 0], [1, 1, 0, 0]]
     result = run(quirky, store=tmp_path)
@@ -347,8 +347,6 @@ def test_the_evaluation_batch_fits_the_memory_set_aside() -> None:
 
 # --- real data --------------------------------------------------------------------------------------------------------
 
-DATA = Path(os.environ.get("PLIANT_DATA") or Path(__file__).parents[2].parent / "shared" / "data")
-
 
 @pytest.mark.parametrize(("name", "least"), [("wdbc", 0.85), ("digits", 0.75)])
 def test_bundled_data_are_learned(tmp_path: Path, name: str, least: float) -> None:
@@ -365,18 +363,14 @@ def test_bundled_data_are_learned(tmp_path: Path, name: str, least: float) -> No
     assert row["test_accuracy"] > least
 
 
-REAL = [("mnist", 0.5), ("fashion-mnist", 0.5), ("cifar10", 0.2)]
-
-
-@pytest.mark.parametrize(("name", "least"), REAL)
-def test_real_images_are_learned(tmp_path: Path, name: str, least: float) -> None:
+@pytest.mark.parametrize(
+    ("name", "folder", "least"),
+    [("mnist", "MNIST", 0.5), ("fashion-mnist", "FashionMNIST", 0.5), ("cifar10", "cifar-10-batches-py", 0.2)],
+)
+def test_real_images_are_learned(tmp_path: Path, name: str, folder: str, least: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """1,500 training images and a few epochs, far above the chance of 10 %."""
-    if name not in datasets.ALL:
-        pytest.skip(f"this Pliant has no data set named {name}")
-    try:
-        whole = datasets.ALL[name].load()
-    except Exception as error:
-        pytest.skip(f"the files of {name} are not here: {error}")
+    monkeypatch.setenv("PLIANT_DATA", str(image_files.real(folder).parent))
+    whole = datasets.ALL[name].load()
     rng = np.random.default_rng(0)
     assert whole.parts is not None
     rows = np.concatenate([rng.choice(np.flatnonzero(whole.parts == p), n, replace=False) for p, n in ((0, 1500), (2, 500))])

@@ -20,6 +20,7 @@ from pliant import catalog
 from pliant.activation import Activation
 from pliant.coefficients import Learned
 from pliant.lab import curves, papers
+from pliant.lab.datasets import Data
 from pliant.lab.protocol import partition_of, split
 from pliant.lab.recipe import QUIRKS
 from pliant.lab.report import ReportData, Shape, Stage, build, write_tables
@@ -47,7 +48,7 @@ class Result:
 
     def sizes(self) -> tuple[int, int, int]:
         """Examples that the first trial fits, chooses its epoch on and is tested on."""
-        parts = split(self.trials[0], data_of(self.study.dataset, self.study.custom))
+        parts = split(self.trials[0], self._data)
         return len(parts.train), len(parts.validation), len(parts.test)
 
     @property
@@ -120,6 +121,11 @@ class Result:
         return _filled([_chosen(rows) for rows in cells.values()])
 
     @property
+    def _data(self) -> Data:
+        # As the trials name them, with every option: read once in a process.
+        return data_of(self.trials[0].dataset, self.study.custom)
+
+    @property
     def counts(self) -> dict[str, int]:
         """Trials by outcome: done, diverged, failed, missing."""
         outcomes = [row["outcome"] for row in self.trial_rows]
@@ -129,7 +135,7 @@ class Result:
     def remarks(self) -> tuple[str, ...]:
         """What must be said wherever the numbers are: released quirks, changed arithmetic, what the data are not."""
         quirks, speed = self.study.quirks, self.trials[0].train.speed
-        note = data_of(self.study.dataset, self.study.custom).note
+        note = self._data.note
         told = [f"Released quirks on: {'; '.join(f'{q} ({QUIRKS[q]})' for q in quirks)}."] if quirks else []
         told += [f"Arithmetic changed for speed: {', '.join(speed)}."] if speed else []
         if "test_as_validation" in quirks:
@@ -211,11 +217,11 @@ class Result:
         return quirks + speed + (" (changed)" if self.study.overrides else "")
 
     def _classes(self) -> tuple[str, ...]:
-        return data_of(self.study.dataset, self.study.custom).classes
+        return self._data.classes
 
     def _confusions(self) -> dict[str, list[list[int]]]:
         """Test confusions at the selected epoch, summed over folds and repeats; none where examples have several labels."""
-        task = data_of(self.study.dataset, self.study.custom).task
+        task = self._data.task
         if task == "multilabel":
             return {}
         sums: dict[str, Any] = {}
@@ -233,7 +239,7 @@ class Result:
     def reliability(self) -> dict[str, list[tuple[float, float, int]]]:
         """Activation -> (mean confidence, accuracy, examples) of each bin that holds some, over all test parts at the selected
         epoch: what a reliability diagram draws."""
-        task = data_of(self.study.dataset, self.study.custom).task
+        task = self._data.task
         found: dict[str, tuple[list[Any], list[Any]]] = {}
         for row in self.rows:
             saved = self.store.trial(row["key"]).read(PREDICTIONS) if row["outcome"] in ("done", "diverged") else None

@@ -25,7 +25,7 @@ from torch import nn
 from pliant import catalog
 from pliant.errors import PliantError, unknown
 from pliant.lab import datasets, models
-from pliant.lab.datasets import Arrays, Data, Dataset
+from pliant.lab.datasets import Arrays, Data, Dataset, files
 from pliant.lab.network import construct, module_identity, source_identity
 from pliant.lab.recipe import Frozen, Normalise, Optimizer, Protocol, Train, canonical, check_quirks
 
@@ -111,7 +111,8 @@ class Study(Frozen):
 
     Args:
         name: letters, digits, ``.``, ``_``, ``-``; also the name of the report's folder.
-        dataset (or ``data``): a name, a :class:`Component`, arrays ``(x, y)``, a torch data set.
+        dataset (or ``data``): a name, a :class:`Component`, arrays ``(x, y)``, a torch data set, the
+            :class:`~pathlib.Path` of a folder with one folder of images for each class.
         model: a name, a :class:`Component`, or a function as above.
         activations: specs such as ``"srelu[beta=0.1]"``, catalogue classes, or your own module classes.
         baseline: the spec of the activation that all others are compared with; default the first one.
@@ -241,6 +242,10 @@ class Study(Frozen):
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise StudyError(f"The study file {path} is not valid TOML: {error}.") from None
         values.setdefault("name", path.stem)
+        options = dataset.get("options") if isinstance(dataset := values.get("dataset"), dict) else None
+        if isinstance(options, dict) and isinstance(options.get("path"), str):
+            # A study file and its data move together.
+            options["path"] = str(path.parent / Path(options["path"]).expanduser())
         return cls(**values)
 
 
@@ -268,6 +273,13 @@ def _resolve(given: dict[str, Any]) -> tuple[dict[str, Any], Custom]:
     dataset = given.get("dataset")
     if isinstance(dataset, str):
         given["dataset"] = Component(name=dataset)
+    elif isinstance(dataset, Path):
+        if not dataset.is_dir():
+            raise StudyError(
+                f"The study's data are the path {dataset}, which is no folder. Give a folder with one folder of images for "
+                "each class; for a table give Component(name='csv', options={'path': ..., 'label': its column of classes})."
+            )
+        given["dataset"] = Component(name="folder", options={"path": str(dataset)})
     elif dataset is not None and not isinstance(dataset, Component | Mapping):
         data = Arrays.of(dataset).data
         given["dataset"] = Component(name="arrays", options={"sha256": data.fingerprint()})
@@ -389,6 +401,30 @@ def dataset_of(component: Component) -> Dataset:
     return datasets.ALL[component.name]
 
 
+def _with_defaults(component: Component) -> Component:
+    """A data set with every option written out: a default that a user wrote is no other data set."""
+    options = _check_options("dataset", component, dataset_of(component).load)
+    return Component(name=component.name, options={**options, **component.options})
+
+
+def dataset_with(name: str, changes: Sequence[str] = ()) -> tuple[Dataset, dict[str, Any]]:
+    """A data set by name, and its options from ``changes`` of the form ``size=128``.
+
+    Raises:
+        UnknownNameError: there is no such data set. StudyError: a change without "=", or an option it does not have.
+    """
+    given = {}
+    for change in changes:
+        key, sign, text = change.partition("=")
+        if not sign:
+            raise StudyError(f"--set was given {change!r}; expected option=value, for example --set size=128.")
+        given[key.strip()] = _toml(text.strip())
+    component = Component(name=name, options=given)
+    if given:
+        _with_defaults(component)
+    return dataset_of(component), given
+
+
 _loaded: dict[str, Data] = {}
 
 
@@ -396,13 +432,18 @@ def data_of(component: Component, custom: Custom) -> Data:
     """The user's own data, or those that ``component`` names, read once in a process.
 
     Raises:
-        UnknownNameError: there is no such data set. DataError: it cannot be used.
+        UnknownNameError: there is no such data set. StudyError: an option it does not have. DataError: it cannot be used.
     """
     if custom.data is not None:
         return custom.data
-    key = canonical(component.model_dump(mode="json"))
+    named = _with_defaults(component)
+    # A session outlives the files it has read: what lies elsewhere or was changed since is read again.
+    path = named.options.get("path")
+    key = canonical(
+        [named.model_dump(mode="json"), str(files.root()), files.stamp(Path(path)) if isinstance(path, str) else ""]
+    )
     if key not in _loaded:
-        _loaded[key] = dataset_of(component).load(**component.options)
+        _loaded[key] = dataset_of(named).load(**named.options)
     return _loaded[key]
 
 
@@ -423,8 +464,7 @@ def plan(study: Study) -> tuple[TrialSpec, ...]:
     else:
         dataset = dataset_of(study.dataset)
         versions["dataset"] = dataset.version
-        defaults = _check_options("dataset", study.dataset, dataset.load)
-        named = Component(name=study.dataset.name, options={**defaults, **study.dataset.options})
+        named = _with_defaults(study.dataset)
         fingerprint = getattr(dataset, "sha256", None) or data_of(named, custom).fingerprint()
     model, sources = study.model, {}
     if custom.model is None:

@@ -5,7 +5,11 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from pliant.lab.datasets.arrays import Arrays, Data
+from pliant.lab.datasets.cifar import CIFAR10, CIFAR100
 from pliant.lab.datasets.files import Manifest
+from pliant.lab.datasets.mini_imagenet import MiniImageNet
+from pliant.lab.datasets.mnist import MNIST, FashionMNIST
+from pliant.lab.datasets.own import CSV, Folder
 from pliant.lab.datasets.scikit import WDBC, Digits
 
 
@@ -33,6 +37,23 @@ class Dataset(Protocol):
         """What it reads from the disk, and where that comes from."""
 
 
-ALL: dict[str, Dataset] = {dataset.name: dataset for dataset in (WDBC, Digits)}
+ALL: dict[str, Dataset] = {
+    dataset.name: dataset for dataset in (WDBC, Digits, MNIST, FashionMNIST, CIFAR10, CIFAR100, MiniImageNet, CSV, Folder)
+}
 
-__all__ = ["ALL", "WDBC", "Arrays", "Data", "Dataset", "Digits", "Manifest"]
+__all__ = [
+    "ALL",
+    "CIFAR10",
+    "CIFAR100",
+    "CSV",
+    "MNIST",
+    "WDBC",
+    "Arrays",
+    "Data",
+    "Dataset",
+    "Digits",
+    "FashionMNIST",
+    "Folder",
+    "Manifest",
+    "MiniImageNet",
+]

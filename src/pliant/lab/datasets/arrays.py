@@ -113,6 +113,14 @@ class Data:
         return len(self.y)
 
 
+def _example(value: Any) -> NDArray[Any]:
+    """One example of a torch data set; an image of Pillow's as (C, H, W)."""
+    if not hasattr(value, "getbands"):
+        return np.asarray(value)
+    pixels = np.asarray(value)
+    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+
+
 def _frozen(array: NDArray[Any], dtype: Any) -> NDArray[Any]:
     if array.dtype == dtype and array.flags.c_contiguous and not array.flags.writeable:
         return array
@@ -198,7 +206,8 @@ def _column(given: Any, what: str, n: int, dtype: Any, name: str) -> NDArray[Any
 
 @dataclass(frozen=True, eq=False)
 class Arrays:
-    """A user's own data: arrays, a ``(x, y)`` pair, a scikit-learn bunch or a map-style torch data set, read once."""
+    """A user's own data, read once: arrays, a ``(x, y)`` pair, a scikit-learn bunch, or a map-style torch data set of
+    (tensor or image, class number) pairs. What a transform with chance in it gives at the one reading is what is kept."""
 
     data: Data
 
@@ -219,13 +228,17 @@ class Arrays:
         if hasattr(given, "__getitem__") and hasattr(given, "__len__"):
             try:
                 pairs = [given[i] for i in range(len(given))]
-                return cls(Data.of(np.stack([np.asarray(p[0]) for p in pairs]), np.asarray([int(p[1]) for p in pairs])))
+                x, y = np.stack([_example(p[0]) for p in pairs]), np.asarray([int(p[1]) for p in pairs])
             except (TypeError, ValueError, IndexError) as error:
                 raise DataError(
                     f"The data set {type(given).__name__} could not be read as (example, class) pairs: {error}. Each item must "
-                    "be a pair of a numeric array and a class number, all arrays of one shape."
+                    "be a pair of a numeric array or an image and a class number, all of one shape."
                 ) from None
+            # torchvision's data sets name their classes; other things of that name are no reason to refuse the data.
+            names = getattr(given, "classes", None)
+            fits = isinstance(names, list | tuple) and len(names) == len(np.unique(y))
+            return cls(Data.of(x, y, names if fits else None, type(given).__name__))
         raise DataError(
-            f"Data was given as {type(given).__name__}, but expected the name of a data set, an (x, y) pair of arrays, a "
-            "scikit-learn bunch, or a torch data set with a length."
+            f"Data was given as {type(given).__name__}, but expected the name of a data set, an (x, y) pair of arrays, the "
+            "Path of a folder of images, a scikit-learn bunch, or a torch data set with a length."
         )

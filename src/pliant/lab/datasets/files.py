@@ -23,14 +23,28 @@ import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, Final, Literal
+from typing import IO, Final, Literal
 
 from pliant.lab.datasets.arrays import DataError
 
 if sys.platform != "win32":
     import fcntl
 
-__all__ = ["VARIABLE", "Download", "File", "Manifest", "State", "fetch", "read", "root", "unpack"]
+__all__ = [
+    "VARIABLE",
+    "Download",
+    "File",
+    "Manifest",
+    "State",
+    "fetch",
+    "fetch_all",
+    "is_official",
+    "read",
+    "root",
+    "stamp",
+    "unpack",
+    "write",
+]
 
 VARIABLE: Final = "PLIANT_DATA"
 _CHUNK: Final = 1 << 20
@@ -48,6 +62,16 @@ def root() -> Path:
         return Path(given).expanduser()
     cache = os.environ.get("LOCALAPPDATA" if sys.platform == "win32" else "XDG_CACHE_HOME")
     return (Path(cache) if cache else Path.home() / ".cache") / "pliant" / "data"
+
+
+def stamp(path: Path) -> str:
+    """What changes when a file, or any file below a folder, does: a hash of names, lengths and times of change."""
+    digest = hashlib.sha256()
+    for found in [path, *sorted(path.rglob("*"))]:
+        with contextlib.suppress(OSError):
+            state = found.stat()
+            digest.update(f"\0{found}\0{state.st_size}\0{state.st_mtime_ns}".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -154,12 +178,19 @@ def read(file: File, folder: Path, *, official: bool = True) -> bytes:
         content = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}.") from None
-    if official and file.checksum:
-        kind = file.checksum.partition(":")[0]
-        found = f"{kind}:{hashlib.new(kind, content, usedforsecurity=False).hexdigest()}"
-        if found != file.checksum:
-            raise DataError(_differs(path, found, file.checksum))
+    if official and file.checksum and (found := _checksum(content, file.checksum)) != file.checksum:
+        raise DataError(_differs(path, found, file.checksum))
     return content
+
+
+def is_official(file: File, content: bytes) -> bool:
+    """Whether the content of a file is the official one; False where no checksum is published."""
+    return bool(file.checksum) and _checksum(content, file.checksum) == file.checksum
+
+
+def _checksum(content: bytes, like: str) -> str:
+    kind = like.partition(":")[0]
+    return f"{kind}:{hashlib.new(kind, content, usedforsecurity=False).hexdigest()}"
 
 
 def _differs(path: Path, found: str, expected: str) -> str:
@@ -376,13 +407,13 @@ def fetch_all(manifest: Manifest, progress: Callable[[Download], Progress], fold
             unpack(target, folder / download.unpack)
 
 
-def write(path: Path, put: Callable[[IO[bytes]], Any]) -> None:
-    """Write a file whole or not at all: ``put`` fills a temporary file beside it, which then takes its name."""
+def write(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         with temporary.open("wb") as stream:
-            put(stream)
+            stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(path)
