@@ -238,7 +238,7 @@ class Train(Frozen):
     """Each epoch's train loss and accuracy: as they were while weights moved, or also of an evaluation pass afterwards."""
     speed: tuple[Literal["tf32", "bf16", "compile", "cuda_graphs", "cudnn_benchmark"], ...] = ()
     """What changes the arithmetic for speed, all of it off by default: TF32 products, bfloat16 autocasting, torch.compile, CUDA
-    graphs, the fastest (not the reproducible) convolutions."""
+    graphs, the fastest (not the reproducible) convolutions. Evaluation never uses bfloat16."""
 
     @pydantic.field_validator("schedule", mode="before")
     @classmethod
