@@ -173,10 +173,10 @@ def plan(
     result = _stored(_study(study, activation, folds, repeats, changes), store, create=False)
     chosen = result.study
     by_activation = {
-        a: {o: sum(r["activation"] == a and r["outcome"] == o for r in result.rows) for o in result.counts}
+        a: {o: sum(r["activation"] == a and r["outcome"] == o for r in result.trial_rows) for o in result.counts}
         for a in chosen.activations
     }
-    seconds = [float(r["seconds"]) for r in result.rows if r.get("seconds")]
+    seconds = [float(r["seconds"]) for r in result.trial_rows if r.get("seconds")]
     left = result.counts["missing"] + result.counts["failed"]
     n_train, n_validation, n_test = result.sizes()
     spread = [float(c) for c in _spreads(result)]
@@ -202,12 +202,15 @@ def plan(
         )
         return
     console = _console()
-    p = chosen.protocol
+    p, rates = chosen.protocol, len(chosen.train.lr_grid)
     console.print(f"[bold]{_plain(chosen.title or chosen.name)}[/]  {_plain(chosen.question)}")
     console.print(
-        f"{len(chosen.activations)} activations x {p.folds} folds x {p.repeats} repeats = {len(result.trials)} trials; "
+        f"{len(chosen.activations)} activations x {p.folds} folds x {p.repeats} repeats"
+        f"{f' x {rates} learning rates' if rates else ''} = {len(result.trials)} trials; "
         f"each fits {n_train} examples, chooses its epoch on {n_validation} and is tested on {n_test}."
     )
+    for remark in result.remarks:
+        console.print(f"[yellow]note:[/] {_plain(remark)}")
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("activation")
     for outcome in result.counts:
@@ -298,7 +301,11 @@ def _listing(what: str) -> list[dict[str, Any]]:
             for n, d in datasets.ALL.items()
         ],
         "studies": lambda: [
-            {"name": n, "question": s.question, "trials": len(s.activations) * s.protocol.folds * s.protocol.repeats}
+            {
+                "name": n,
+                "question": s.question,
+                "trials": len(s.activations) * s.protocol.folds * s.protocol.repeats * max(1, len(s.train.lr_grid)),
+            }
             for n, s in papers.studies().items()
         ],
         "executors": lambda: [{"name": n, "what": first_line(sys.modules[e.__module__])} for n, e in executors.ALL.items()],
@@ -572,7 +579,7 @@ def _finish(result: Result, name: str, console: Console, baseline: str | None, o
     page = result.report(baseline=baseline, command=_command(result, name, baseline))
     console.print(f"\nReport: {page}\nRows:   {page.parent / 'rows.csv'}, rows.parquet")
     if counts["failed"] or counts["missing"]:
-        for row in result.rows:
+        for row in result.trial_rows:
             if row["outcome"] == "failed":
                 place = f"{row['label']}, repeat {row['repeat']}, fold {row['fold']}"
                 console.print(f"[red]failed:[/] {_plain(place)}: {_plain(str(row['error']))}")

@@ -22,8 +22,6 @@ from pliant.lab.result import Result
 from pliant.lab.store import StorageFullError, Store, StoreVersionError
 from pliant.lab.study import plan
 
-NOT_NUMBERS = {"seconds", "seconds_per_epoch"}
-
 
 class Log:
     def __init__(self) -> None:
@@ -41,7 +39,7 @@ class Log:
 
 
 def numbers(result: Result) -> list[dict[str, object]]:
-    return [{k: v for k, v in row.items() if k not in NOT_NUMBERS} for row in result.rows]
+    return [{k: v for k, v in row.items() if "seconds" not in k} for row in result.rows]
 
 
 def histories(result: Result) -> list[list[dict[str, object]]]:

@@ -122,7 +122,7 @@ def test_absent_class() -> None:
     assert math.isnan(got["auc"])
     assert got["recall"] == pytest.approx((1 + 1 / 2) / 2)
     assert got["precision"] == pytest.approx(1.0)
-    assert all(math.isfinite(got[name]) for name in score.METRICS if name != "auc")
+    assert all(math.isfinite(got[name]) for name in score.METRICS if name not in ("auc", "average_precision"))
     only = score.score([1, 1], [0.7, 0.8], "binary")
     assert math.isnan(only["auc"])
     assert only["f1"] == 1.0
@@ -147,11 +147,14 @@ def test_half_precision_and_float_targets_are_accepted() -> None:
 
 
 def test_vocabulary() -> None:
-    assert score.METRICS == ("accuracy", "precision", "recall", "f1", "f1_weighted", "auc", "loss")
+    assert set(score.METRICS) == {
+        *("accuracy", "precision", "recall", "f1", "precision_weighted", "f1_weighted"),
+        *("auc", "average_precision", "loss", "brier", "ece"),
+    }
     assert set(score.HIGHER_IS_BETTER) == set(score.METRICS) == set(metrics.UNITS)
-    assert [name for name in score.METRICS if not score.HIGHER_IS_BETTER[name]] == ["loss"]
+    assert [name for name in score.METRICS if not score.HIGHER_IS_BETTER[name]] == ["loss", "brier", "ece"]
     assert set(score.METRICS) > metrics.COUNTED
-    assert score.__all__ == ["HIGHER_IS_BETTER", "LOSS_CLIP", "METRICS", "ScoreError", "Task", "confusion", "score"]
+    assert all(hasattr(score, name) for name in score.__all__)
 
 
 TWO = [[0.5, 0.5], [0.5, 0.5]]
@@ -196,3 +199,111 @@ def test_bad_input_is_explained(call: Callable[[], object], says: str) -> None:
 def test_unknown_task() -> None:
     with pytest.raises(UnknownNameError, match="multiclass"):
         score.score([0], [0.5], "multi-class")  # type: ignore[arg-type]
+
+
+# --- average precision, calibration, several labels -------------------------------------------------------------------
+
+
+def test_average_precision_by_hand() -> None:
+    """Ranked: hit, miss, hit, miss, miss, hit. Precisions at the hits 1, 2/3, 1/2, at recalls 1/3, 2/3, 1."""
+    present, values = [1, 0, 1, 0, 0, 1], [0.9, 0.8, 0.7, 0.6, 0.5, 0.4]
+    assert score.average_precision(present, values) == pytest.approx((1 + 2 / 3 + 1 / 2) / 3)
+    # Recalls 0 ... 0.3 see precision 1, 0.4 ... 0.6 see 2/3, 0.7 ... 1 see 1/2.
+    assert score.average_precision(present, values, "11 points") == pytest.approx((4 * 1 + 3 * 2 / 3 + 4 / 2) / 11)
+    assert math.isnan(score.average_precision([0, 0], [0.1, 0.2]))
+
+
+def test_average_precision_raises_precision_and_ignores_the_order_of_ties() -> None:
+    # Miss first: precision 0, then 1/2, 2/3 - raised to 2/3 everywhere; scikit-learn's plain sum would say 7/12.
+    assert score.average_precision([0, 1, 1], [0.9, 0.8, 0.7]) == pytest.approx(2 / 3)
+    assert oracle.average_precision_score([0, 1, 1], [0.9, 0.8, 0.7]) == pytest.approx(7 / 12)
+    tied = [0.5, 0.5, 0.5, 0.2]
+    assert score.average_precision([1, 0, 0, 1], tied) == score.average_precision([0, 0, 1, 1], tied)
+
+
+def test_where_precision_only_falls_it_is_scikit_learns() -> None:
+    rng = np.random.default_rng(0)
+    values = rng.permutation(500) / 500
+    present = values > 0.4
+    assert score.average_precision(present, values) == pytest.approx(oracle.average_precision_score(present, values))
+
+
+def test_brier_against_scikit_learn() -> None:
+    rng = np.random.default_rng(0)
+    p, y = rng.random(200), rng.integers(0, 2, 200)
+    assert score.score(y, p, "binary")["brier"] == pytest.approx(oracle.brier_score_loss(y, p))
+    q = _softmax(rng.normal(size=(200, 4)))
+    labels = rng.integers(0, 4, 200)
+    assert score.score(labels, q, "multiclass")["brier"] == pytest.approx(((q - np.eye(4)[labels]) ** 2).sum(axis=1).mean())
+
+
+def test_calibration_error_by_hand() -> None:
+    # Confidences 0.9, 0.9 (one right), 0.6 (right), 0.75 (wrong): three bins of fifteen.
+    targets, values = [1, 0, 1, 1], [0.9, 0.9, 0.6, 0.25]
+    expected = (2 * abs(0.5 - 0.9) + abs(1 - 0.6) + abs(0 - 0.75)) / 4
+    assert score.score(targets, values, "binary")["ece"] == pytest.approx(expected)
+    assert score.reliability(targets, values, "binary") == [
+        (pytest.approx(0.6), 1.0, 1),
+        (pytest.approx(0.75), 0.0, 1),
+        (pytest.approx(0.9), 0.5, 2),
+    ]
+
+
+def test_a_calibrated_model_has_next_to_no_error_and_an_overconfident_one_has() -> None:
+    rng = np.random.default_rng(0)
+    p = rng.uniform(0, 1, 50_000)
+    y = (rng.random(50_000) < p).astype(int)
+    assert score.score(y, p, "binary")["ece"] < 0.01
+    assert score.score(y, np.where(p > 0.5, 0.99, 0.01), "binary")["ece"] > 0.2
+    assert sum(n for _, _, n in score.reliability(y, p, "binary")) == 50_000
+
+
+def test_several_labels_against_scikit_learn() -> None:
+    rng = np.random.default_rng(0)
+    y, p = rng.integers(0, 2, (300, 5)), rng.random((300, 5))
+    got, predicted = score.score(y, p, "multilabel"), p > 0.5
+    assert tuple(got) == score.METRICS
+    assert got["accuracy"] == pytest.approx((predicted == y).mean())
+    for name, function in (("precision", oracle.precision_score), ("recall", oracle.recall_score), ("f1", oracle.f1_score)):
+        assert got[name] == pytest.approx(function(y, predicted, average="macro"))
+    assert got["f1_weighted"] == pytest.approx(oracle.f1_score(y, predicted, average="weighted"))
+    assert got["precision_weighted"] == pytest.approx(oracle.precision_score(y, predicted, average="weighted"))
+    assert got["auc"] == pytest.approx(oracle.roc_auc_score(y, p, average="macro"))
+    assert got["loss"] == pytest.approx(oracle.log_loss(y.ravel(), p.ravel()))
+    assert got["average_precision"] == pytest.approx(np.mean([score.average_precision(y[:, c], p[:, c]) for c in range(5)]))
+
+
+def test_ignored_labels_change_nothing() -> None:
+    rng = np.random.default_rng(0)
+    y, p = rng.integers(0, 2, (100, 2)), rng.random((100, 2))
+    more = np.concatenate([y, [[255, 255], [255, 255]]])
+    assert score.score(more, np.concatenate([p, [[0.9, 0.1], [0.2, 0.8]]]), "multilabel") == pytest.approx(
+        score.score(y, p, "multilabel")
+    )
+
+
+@pytest.mark.parametrize(
+    ("targets", "values", "expected"),
+    [
+        ([0, 1], [[0.5, 0.5]] * 2, r"expected both as \(n, C\)"),
+        ([[0, 2]], [[0.5, 0.5]], "expected 0 .absent., 1"),
+        ([[0, 1]], [[0.5, 1.5]], "Logits need a sigmoid"),
+        ([[0, 1]], [[0.5, math.nan]], "no finite numbers"),
+        ([[255, 255]], [[0.5, 0.5]], "not all of them the last"),
+    ],
+)
+def test_labels_that_cannot_be_scored(targets: object, values: object, expected: str) -> None:
+    with pytest.raises(score.ScoreError, match=expected):
+        score.score(targets, values, "multilabel")
+
+
+def test_weighted_precision_against_scikit_learn() -> None:
+    rng = np.random.default_rng(1)
+    q, y = _softmax(rng.normal(size=(200, 4))), rng.integers(0, 4, 200)
+    expected = oracle.precision_score(y, q.argmax(axis=1), average="weighted", zero_division=0)
+    assert score.score(y, q, "multiclass")["precision_weighted"] == pytest.approx(expected)
+
+
+def test_several_labels_have_no_confusion_matrix() -> None:
+    with pytest.raises(score.ScoreError, match="no confusion matrix"):
+        score.confusion([[0, 1]], [[0.5, 0.5]], "multilabel", 2)

@@ -9,13 +9,27 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-METRICS: tuple[str, ...] = ("accuracy", "precision", "recall", "f1", "f1_weighted", "auc", "loss")
+METRICS: tuple[str, ...] = (
+    "accuracy",
+    "precision",
+    "recall",
+    "f1",
+    "precision_weighted",
+    "f1_weighted",
+    "auc",
+    "average_precision",
+    "loss",
+    "brier",
+    "ece",
+)
 
-HIGHER_IS_BETTER: Mapping[str, bool] = MappingProxyType({name: name != "loss" for name in METRICS})
+HIGHER_IS_BETTER: Mapping[str, bool] = MappingProxyType({name: name not in ("loss", "brier", "ece") for name in METRICS})
 
 # Shares of one (accuracy, F1, AUC) are read in points, hundredths of one; a cross-entropy has no upper end.
-UNITS: Mapping[str, str] = MappingProxyType({name: "nats" if name == "loss" else "points" for name in METRICS})
+UNITS: Mapping[str, str] = MappingProxyType(
+    {name: {"loss": "nats", "brier": "squared error"}.get(name, "points") for name in METRICS}
+)
 
 # These come from a table of counts, so they can only move in steps of about one example: on 114 test rows nothing
 # finer than 0.9 points can be seen. A verdict has to know, or two equal counts look like perfect precision.
-COUNTED: frozenset[str] = frozenset({"accuracy", "precision", "recall", "f1", "f1_weighted"})
+COUNTED: frozenset[str] = frozenset({"accuracy", "precision", "recall", "f1", "precision_weighted", "f1_weighted"})

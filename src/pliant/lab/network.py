@@ -30,6 +30,8 @@ def construct(
     options: Mapping[str, Any],
     seed: int,
     name: str,
+    *,
+    multilabel: bool = False,
 ) -> tuple[nn.Module, list[nn.Module]]:
     """The network that ``function`` builds, in evaluation mode, and the activations that it asked for.
 
@@ -38,6 +40,7 @@ def construct(
         make: makes the activation of one call site.
         example: two examples, shape (2, ...), float32.
         classes: C >= 2. With two the network may return one number or two for an example, else C.
+        multilabel: an example can be of several classes, or of none: the network returns C numbers, also for two classes.
         seed: of torch's generator while the weights are drawn; the generator is left as it was.
 
     Raises:
@@ -53,7 +56,7 @@ def construct(
         return made[-1]
 
     shape = tuple(example.shape[1:])
-    offered: dict[str, Any] = {"input_shape": shape, "outputs": 1 if classes == 2 else classes}
+    offered: dict[str, Any] = {"input_shape": shape, "outputs": 1 if classes == 2 and not multilabel else classes}
     try:
         told = {n: v for n, v in offered.items() if n in inspect.signature(function).parameters}
         with torch.random.fork_rng(devices=[]):
@@ -77,7 +80,7 @@ def construct(
         )
     if not any(p.requires_grad for p in network.parameters()):
         raise ModelError(f"The network of {name} has no parameter to train.")
-    allowed = {(2, classes)} | ({(2, 1), (2,)} if classes == 2 else set())
+    allowed = {(2, classes)} | ({(2, 1), (2,)} if classes == 2 and not multilabel else set())
     if not isinstance(logits, Tensor) or tuple(logits.shape) not in allowed:
         given = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise ModelError(

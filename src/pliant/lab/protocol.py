@@ -7,13 +7,18 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.model_selection import StratifiedKFold, train_test_split
+from sklearn.model_selection import KFold, StratifiedGroupKFold, StratifiedKFold, train_test_split
 
 from pliant.lab.datasets import Data
 from pliant.lab.datasets.arrays import DataError
 from pliant.lab.study import TrialSpec, canonical
 
-__all__ = ["Split", "seed_of", "split"]
+__all__ = ["Split", "partition_of", "seed_of", "split"]
+
+TEST_IMAGES = 64
+"""How many examples the released AAF code tested on."""
+
+Rows = NDArray[np.int64]
 
 
 def seed_of(*parts: str | int) -> int:
@@ -21,41 +26,151 @@ def seed_of(*parts: str | int) -> int:
     return int.from_bytes(hashlib.sha256(canonical(parts).encode()).digest()[:4], "big")
 
 
+def partition_of(spec: TrialSpec) -> str | None:
+    """Which division of the data a trial used, for the verdict: trials that share one differ by their seeds alone. None for
+    k-fold, where every repeat and fold has its own."""
+    return {"kfold": None, "holdout": f"holdout {spec.repeat}", "official": "official"}[spec.design]
+
+
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Row numbers of the three disjoint parts, each sorted, int64."""
+    """Row numbers of the three parts, each sorted, int64. They are disjoint, but for the quirk ``test_as_validation``."""
 
-    train: NDArray[np.int64]
-    validation: NDArray[np.int64]
-    test: NDArray[np.int64]
+    train: Rows
+    validation: Rows
+    test: Rows
 
 
 def split(spec: TrialSpec, data: Data) -> Split:
-    """The split of a trial. It depends on the data, folds, repeat, fold, validation share and seed; never on the activation.
+    """The split of a trial. It depends on the data, the protocol, repeat, fold and seed; never on the activation.
+
+    Stratified by class; examples with several labels are split at random. With ``groups`` whole groups are assigned, so that
+    classes and shares are kept only as well as the groups allow.
 
     Raises:
-        DataError: a class has too few examples to be in every part.
+        DataError: a class or a part would be empty; the data have no official part or no groups and the protocol asks for them.
     """
-    if data.task == "multilabel":
-        raise DataError("Examples with several labels cannot be split into stratified folds; give one class an example.")
-    smallest = int(np.bincount(data.y).min())
-    if smallest < spec.folds:
+    if spec.groups and data.groups is None:
         raise DataError(
-            f"The class {data.classes[int(np.bincount(data.y).argmin())]!r} has {smallest} examples, too few for {spec.folds} "
+            "protocol.groups is true, but the data set names no groups; set it to false, or give Data.of(groups=...)."
+        )
+    if spec.design == "official":
+        fitting, test = _official(spec, data)
+        # One fixed split: the repeats are further seeds of everything but this.
+        seed = seed_of("validation", spec.seed)
+    elif spec.design == "holdout":
+        assert spec.test is not None
+        everything = np.arange(len(data), dtype=np.int64)
+        fitting, test = _cut(data, everything, spec.test, spec.groups, seed_of("partition", spec.seed, spec.repeat), "test")
+        seed = seed_of("validation", spec.seed, spec.repeat)
+    else:
+        fitting, test = _fold(spec, data)
+        seed = seed_of("validation", spec.seed, spec.repeat, spec.fold)
+
+    if spec.validation == "official":
+        train, validation = _official_validation(data, fitting)
+    elif spec.validation == 0:
+        train, validation = fitting, fitting[:0]
+    else:
+        train, validation = _cut(data, fitting, spec.validation, spec.groups, seed, "validation")
+
+    if "test_on_64_images" in spec.quirks:
+        if len(test) < TEST_IMAGES:
+            raise DataError(
+                f"The quirk test_on_64_images needs {TEST_IMAGES} test examples; there are {len(test)}. Leave it out."
+            )
+        generator = np.random.default_rng(seed_of("test images", spec.seed, spec.repeat, spec.fold))
+        test = generator.choice(test, TEST_IMAGES, replace=False)
+    if "test_as_validation" in spec.quirks:
+        validation = test
+    return Split(np.sort(train), np.sort(validation), np.sort(test))
+
+
+def _fold(spec: TrialSpec, data: Data) -> tuple[Rows, Rows]:
+    seed = seed_of("partition", spec.seed, spec.repeat)
+    nothing = np.zeros(len(data))
+    if data.task == "multilabel":
+        return _grouped_or(KFold(spec.folds, shuffle=True, random_state=seed), spec, data, nothing)
+    counts = np.bincount(data.y)
+    if (smallest := int(counts.min())) < spec.folds:
+        raise DataError(
+            f"The class {data.classes[int(counts.argmin())]!r} has {smallest} examples, too few for {spec.folds} "
             "stratified folds; use fewer folds or more data."
         )
-    partition = StratifiedKFold(spec.folds, shuffle=True, random_state=seed_of("partition", spec.seed, spec.repeat))
-    fitting, test = list(partition.split(data.x[:, :1].reshape(len(data), -1), data.y))[spec.fold]
-    try:
-        train, validation = train_test_split(
-            fitting,
-            test_size=spec.validation,
-            stratify=data.y[fitting],
-            random_state=seed_of("validation", spec.seed, spec.repeat, spec.fold),
+    return _grouped_or(StratifiedKFold(spec.folds, shuffle=True, random_state=seed), spec, data, nothing)
+
+
+def _grouped_or(plain: KFold | StratifiedKFold, spec: TrialSpec, data: Data, nothing: NDArray[np.float64]) -> tuple[Rows, Rows]:
+    if not spec.groups:
+        fitting, test = list(plain.split(nothing, data.y))[spec.fold]
+        return fitting, test
+    strata, groups = _strata(data, np.arange(len(data))), _groups(data)
+    if (found := len(np.unique(groups))) < spec.folds:
+        raise DataError(f"The data set has {found} groups, too few for {spec.folds} folds; use fewer folds.")
+    chooser = StratifiedGroupKFold(spec.folds, shuffle=True, random_state=plain.random_state)
+    fitting, test = list(chooser.split(nothing, strata, groups))[spec.fold]
+    return fitting, test
+
+
+def _official(spec: TrialSpec, data: Data) -> tuple[Rows, Rows]:
+    if data.parts is None or not (data.parts == 2).any() or (data.parts == 2).all():
+        raise DataError(
+            "protocol.design is 'official', but the data set has no test part of its own; use 'kfold' or 'holdout', or give "
+            "Data.of(parts=...)."
         )
+    fitting, test = np.flatnonzero(data.parts != 2), np.flatnonzero(data.parts == 2)
+    if spec.groups and (shared := np.intersect1d(_groups(data)[fitting], _groups(data)[test])).size:
+        raise DataError(
+            f"{shared.size} groups have examples in both the official training and test part, the first is {shared[0]}; "
+            "protocol.groups cannot hold. Use design = 'kfold' or 'holdout', or set groups = false."
+        )
+    return fitting, test
+
+
+def _official_validation(data: Data, fitting: Rows) -> tuple[Rows, Rows]:
+    assert data.parts is not None
+    held = data.parts[fitting] == 1
+    if not held.any() or held.all():
+        raise DataError(
+            "protocol.validation is 'official', but the data set has no validation part of its own beside a training part; "
+            "give a share such as 0.1."
+        )
+    return fitting[~held], fitting[held]
+
+
+def _cut(data: Data, rows: Rows, share: float, groups: bool, seed: int, key: str) -> tuple[Rows, Rows]:
+    """What is left of ``rows``, and the share of them that was cut off."""
+    if groups:
+        return _cut_groups(data, rows, share, seed, key)
+    stratify = None if data.task == "multilabel" else data.y[rows]
+    try:
+        kept, cut = train_test_split(rows, test_size=share, stratify=stratify, random_state=seed)
     except ValueError as error:
         raise DataError(
-            f"A validation part of {spec.validation:.3g} of {len(fitting)} training examples cannot hold every class: {error} "
-            "Raise protocol.validation, use fewer folds, or bring more data."
+            f"A {key} part of {share:.3g} of {len(rows)} examples cannot hold every class: {error} "
+            f"Raise protocol.{key}, use fewer folds, or bring more data."
         ) from None
-    return Split(np.sort(train), np.sort(validation), np.sort(test))
+    return kept, cut
+
+
+def _cut_groups(data: Data, rows: Rows, share: float, seed: int, key: str) -> tuple[Rows, Rows]:
+    groups, pieces = _groups(data)[rows], max(2, round(1 / share))
+    if (found := len(np.unique(groups))) < pieces:
+        raise DataError(
+            f"A {key} part of {share:.3g} of {found} groups would be less than one group; raise protocol.{key}, or set "
+            "protocol.groups to false."
+        )
+    if share > 0.5:
+        raise DataError(f"protocol.{key} = {share:.3g} with groups; expected at most 0.5.")
+    chooser = StratifiedGroupKFold(pieces, shuffle=True, random_state=seed)
+    kept, cut = next(iter(chooser.split(rows, _strata(data, rows), groups)))
+    return rows[kept], rows[cut]
+
+
+def _strata(data: Data, rows: Rows) -> NDArray[np.int64]:
+    return np.zeros(len(rows), np.int64) if data.task == "multilabel" else data.y[rows].astype(np.int64)
+
+
+def _groups(data: Data) -> NDArray[np.int64]:
+    assert data.groups is not None
+    return data.groups

@@ -8,7 +8,7 @@ import platform
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -19,10 +19,12 @@ from torch import Tensor, nn
 from pliant import catalog
 from pliant.activation import Activation
 from pliant.coefficients import Learned
-from pliant.lab import papers
-from pliant.lab.protocol import split
+from pliant.lab import curves, papers
+from pliant.lab.datasets import Data
+from pliant.lab.protocol import partition_of, split
+from pliant.lab.recipe import QUIRKS
 from pliant.lab.report import ReportData, Shape, Stage, build, write_tables
-from pliant.lab.score import confusion
+from pliant.lab.score import confusion, reliability
 from pliant.lab.store import PREDICTIONS, Store, StoreError
 from pliant.lab.study import Study, TrialSpec, data_of, plan
 from pliant.lab.verdict import Verdict, judge
@@ -46,7 +48,7 @@ class Result:
 
     def sizes(self) -> tuple[int, int, int]:
         """Examples that the first trial fits, chooses its epoch on and is tested on."""
-        parts = split(self.trials[0], data_of(self.study.dataset, self.study.custom))
+        parts = split(self.trials[0], self._data)
         return len(parts.train), len(parts.validation), len(parts.test)
 
     @property
@@ -55,10 +57,11 @@ class Result:
         return self.store.study(self.study.directory)
 
     @functools.cached_property
-    def rows(self) -> list[dict[str, Any]]:
+    def trial_rows(self) -> list[dict[str, Any]]:
         """One flat dict a trial, in the order of the plan. Trials without a result have None in the measured columns."""
         rows = []
         labels = self.study.labels
+        courses: dict[tuple[int, int], list[tuple[dict[str, Any], Mapping[str, Any]]]] = {}
         for spec in self.trials:
             trial = self._store.trial(spec.key) if self._store is not None else None
             outcome = trial.outcome() if trial is not None else "missing"
@@ -73,20 +76,71 @@ class Result:
                 "outcome": outcome,
                 "error": None,
             }
+            # Columns that say how the numbers came about stand in every table, and only where there is something to say.
+            if (partition := partition_of(spec)) is not None:
+                row["partition"] = partition
+            if spec.quirks:
+                row["quirks"] = " ".join(spec.quirks)
+            if spec.train.speed:
+                row["speed"] = " ".join(spec.train.speed)
+            if self.study.train.lr_grid:
+                row["lr"] = spec.train.optimizer.lr
             if trial is not None and outcome in ("done", "diverged"):
                 result = trial.result(verify_files=False)
                 row |= result["row"] if result else {}
+                if result and "curves" in result:
+                    row |= curves.areas(result["curves"])
+                    for threshold in self.study.thresholds:
+                        row |= curves.times_to(result["curves"], threshold)
+                    courses.setdefault((spec.repeat, spec.fold), []).append((row, result["curves"]))
             elif trial is not None and outcome == "failed":
                 row["error"] = (trial.failure() or {}).get("error")
             rows.append(row)
-        columns = dict.fromkeys(name for row in rows for name in row)
-        return [{name: row.get(name) for name in columns} for row in rows]
+        for group in courses.values():
+            # What is compared at equal training success was trained on the same examples.
+            level = curves.matched_level([course for row, course in group if row["outcome"] == "done"])
+            for row, course in group:
+                row["matched_train_accuracy"] = level
+                row["gap_matched"] = curves.gap_at(course, level)
+        return _filled(rows)
+
+    @functools.cached_property
+    def rows(self) -> list[dict[str, Any]]:
+        """One flat dict for each activation, repeat and fold, in the order of the plan: what is judged and shown.
+
+        With ``train.lr_grid`` that is the trial with the lowest validation loss among those of the grid, the test part having
+        no say; ``lr`` is its rate, ``lr_tried`` how many were, ``seconds_tried`` what they took together. It is missing until
+        all of them have a result, because a search that is not finished is a smaller budget. One that diverged is chosen only
+        where all did.
+        """
+        if not self.study.train.lr_grid:
+            return self.trial_rows
+        cells: dict[tuple[int, int, str], list[dict[str, Any]]] = {}
+        for row in self.trial_rows:
+            cells.setdefault((row["repeat"], row["fold"], row["activation"]), []).append(row)
+        return _filled([_chosen(rows) for rows in cells.values()])
+
+    @property
+    def _data(self) -> Data:
+        # As the trials name them, with every option: read once in a process.
+        return data_of(self.trials[0].dataset, self.study.custom)
 
     @property
     def counts(self) -> dict[str, int]:
         """Trials by outcome: done, diverged, failed, missing."""
-        outcomes = [row["outcome"] for row in self.rows]
+        outcomes = [row["outcome"] for row in self.trial_rows]
         return {name: outcomes.count(name) for name in ("done", "diverged", "failed", "missing")}
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What must be said wherever the numbers are: released quirks, changed arithmetic, what the data are not."""
+        quirks, speed = self.study.quirks, self.trials[0].train.speed
+        note = self._data.note
+        told = [f"Released quirks on: {'; '.join(f'{q} ({QUIRKS[q]})' for q in quirks)}."] if quirks else []
+        told += [f"Arithmetic changed for speed: {', '.join(speed)}."] if speed else []
+        if "test_as_validation" in quirks:
+            told.append("The test part chose the epoch, so the test scores are no estimate for new data.")
+        return (*told, *([f"Data: {note.rstrip('.')}."] if note else []))
 
     def frame(self) -> pl.DataFrame:
         """The rows as a polars table."""
@@ -112,8 +166,7 @@ class Result:
             metrics=tuple(metrics),
             margin=self.study.margin,
         )
-        note = data_of(self.trials[0].dataset, self.study.custom).note if self.trials else ""
-        return dataclasses.replace(verdict, warnings=(f"Data: {note}.", *verdict.warnings)) if note else verdict
+        return dataclasses.replace(verdict, warnings=(*self.remarks, *verdict.warnings))
 
     def report(self, directory: str | Path | None = None, *, baseline: str | None = None, command: str = "") -> Path:
         """Write report.html, rows.csv, rows.parquet and table.tex; the path of the page.
@@ -139,7 +192,7 @@ class Result:
                 changed.append("The deviations below describe the study as it is defined, without these changes.")
         histories = _Histories(self.store, [r["key"] for r in self.rows if r["outcome"] in ("done", "diverged")])
         return ReportData(
-            title=(self.study.title or self.study.name) + (" (changed)" if self.study.overrides else ""),
+            title=(self.study.title or self.study.name) + self._marks(),
             question=self.study.question,
             study=self.study.model_dump(mode="json"),
             rows=self.rows,
@@ -157,13 +210,20 @@ class Result:
             labels=self.study.labels,
         )
 
+    def _marks(self) -> str:
+        # In the title, which every form of the result shows, LaTeX included.
+        quirks = f" (released quirks on: {', '.join(self.study.quirks)})" if self.study.quirks else ""
+        speed = f" (arithmetic: {', '.join(self.trials[0].train.speed)})" if self.trials[0].train.speed else ""
+        return quirks + speed + (" (changed)" if self.study.overrides else "")
+
     def _classes(self) -> tuple[str, ...]:
-        return data_of(self.study.dataset, self.study.custom).classes
+        return self._data.classes
 
     def _confusions(self) -> dict[str, list[list[int]]]:
-        """Test confusions at the selected epoch, summed over folds and repeats."""
-        classes = len(self._classes())
-        task: Literal["binary", "multiclass"] = "binary" if classes == 2 else "multiclass"
+        """Test confusions at the selected epoch, summed over folds and repeats; none where examples have several labels."""
+        task = self._data.task
+        if task == "multilabel":
+            return {}
         sums: dict[str, Any] = {}
         for row in self.rows:
             saved = self.store.trial(row["key"]).read(PREDICTIONS) if row["outcome"] in ("done", "diverged") else None
@@ -172,9 +232,23 @@ class Result:
                 scores = parts["test_score"].astype(np.float64)
                 if task == "multiclass":
                     scores /= scores.sum(axis=1, keepdims=True)
-                counts = confusion(parts["test_target"], scores, task, classes)
+                counts = confusion(parts["test_target"], scores, task, len(self._classes()))
                 sums[row["activation"]] = sums.get(row["activation"], 0) + counts
         return {name: counts.tolist() for name, counts in sums.items()}
+
+    def reliability(self) -> dict[str, list[tuple[float, float, int]]]:
+        """Activation -> (mean confidence, accuracy, examples) of each bin that holds some, over all test parts at the selected
+        epoch: what a reliability diagram draws."""
+        task = self._data.task
+        found: dict[str, tuple[list[Any], list[Any]]] = {}
+        for row in self.rows:
+            saved = self.store.trial(row["key"]).read(PREDICTIONS) if row["outcome"] in ("done", "diverged") else None
+            if saved is not None:
+                parts = safetensors.numpy.load(saved)
+                targets, scores = found.setdefault(row["activation"], ([], []))
+                targets.append(parts["test_target"])
+                scores.append(parts["test_score"])
+        return {name: reliability(np.concatenate(t), np.concatenate(s), task) for name, (t, s) in found.items()}
 
     def _environment(self) -> dict[str, str]:
         devices: set[str] = set()
@@ -219,6 +293,23 @@ class Result:
         return Shape(activation, label, "learned" if learned else "plain", stages)
 
 
+def _filled(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    columns = dict.fromkeys(name for row in rows for name in row)
+    return [{name: row.get(name) for name in columns} for row in rows]
+
+
+def _chosen(tried: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Of the trials of one learning rate each, the row that counts."""
+    own = ("study", "activation", "label", "repeat", "fold", "seed", "partition", "quirks", "speed")
+    for outcome in ("failed", "missing"):
+        lacking = [row for row in tried if row["outcome"] == outcome]
+        if lacking:
+            return {k: v for k, v in lacking[0].items() if k in (*own, "key", "outcome", "error")}
+    usable = [row for row in tried if row["outcome"] == "done"] or list(tried)
+    best = min(usable, key=lambda row: row["validation_loss"])
+    return {**best, "lr_tried": len(tried), "seconds_tried": sum(row["seconds"] for row in tried)}
+
+
 class _Histories(Mapping[str, Sequence[Mapping[str, Any]]]):
     """The histories of many trials, each read when it is asked for: all at once would not fit for large studies."""
 
@@ -255,9 +346,15 @@ def _learned(module: Activation, trials: Sequence[Sequence[Mapping[str, Any]]]) 
             values: list[float | Tensor] = []
             for name, now in zip(module.kinds, module.values(), strict=True):
                 found = [e[epoch - 1]["coefficients"][site].get(name) for e in trials]
-                numbers = [float(np.mean(f)) for f in found if f is not None]
+                numbers = [m for f in found if (m := _mean(f)) is not None]
                 values.append(float(np.mean(numbers)) if numbers else now)
             yield _stage(f"epoch {epoch}", site, _at(module, values))
+
+
+def _mean(stored: Any) -> float | None:
+    """Of a coefficient as a history holds it; None where training had diverged, which a history cannot hold."""
+    values = stored if isinstance(stored, list) else [stored]
+    return None if not values or any(v is None for v in values) else float(np.mean(values))
 
 
 def _stage(name: str, site: str | None, function: nn.Module | Any) -> Stage:

@@ -10,7 +10,7 @@ import difflib
 import functools
 import hashlib
 import inspect
-import json
+import itertools
 import tomllib
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -27,27 +27,16 @@ from pliant.errors import PliantError, unknown
 from pliant.lab import datasets, models
 from pliant.lab.datasets import Arrays, Data, Dataset, files
 from pliant.lab.network import construct, module_identity, source_identity
+from pliant.lab.recipe import Frozen, Normalise, Optimizer, Protocol, Train, canonical, check_quirks
 
 __all__ = ["Component", "Custom", "Optimizer", "Protocol", "Study", "StudyError", "Train", "TrialSpec", "canonical", "plan"]
 
-TRAINING_VERSION = 1
+TRAINING_VERSION = 2
 """Bumped by hand when the training loop changes in a way that alters numbers; part of a trial's identity."""
 
 
 class StudyError(PliantError, ValueError):
     """A study that cannot be planned as it is written."""
-
-
-def canonical(value: Any) -> str:
-    """The one JSON text of a value: sorted keys, no spaces, no NaN."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
-
-    def __hash__(self) -> int:
-        return hash(canonical(self.model_dump(mode="json")))
 
 
 class _Options(dict[str, Any]):
@@ -59,57 +48,14 @@ class _Options(dict[str, Any]):
     __delitem__ = update = pop = clear = setdefault = __setitem__  # type: ignore[assignment]
 
 
-class Component(_Frozen):
+class Component(Frozen):
     """A data set or a network by name, with its options."""
 
     name: str
     options: Annotated[dict[str, bool | int | float | str], pydantic.AfterValidator(_Options)] = Field(default_factory=dict)
 
 
-class Optimizer(_Frozen):
-    """An optimizer with every constant stated: frameworks differ in their defaults."""
-
-    name: Literal["adam", "adamw", "sgd"] = "adam"
-    lr: float = Field(1e-3, gt=0)
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = Field(1e-8, gt=0)
-    momentum: float = Field(0.0, ge=0, lt=1)
-    weight_decay: float = Field(0.0, ge=0)
-    activation_lr_multiplier: float = Field(1.0, ge=0)
-
-    @pydantic.model_validator(mode="after")
-    def _no_idle_constants(self) -> Self:
-        # A constant that does nothing would still give the trials another identity, and their reader another belief.
-        if self.name != "sgd" and self.momentum:
-            raise ValueError(f"momentum has no effect on {self.name}; use betas")
-        if self.name == "sgd" and (self.betas, self.eps) != ((0.9, 0.999), 1e-8):
-            raise ValueError("betas and eps have no effect on sgd; leave them out")
-        return self
-
-
-class Train(_Frozen):
-    """How one network is trained."""
-
-    epochs: int = Field(100, ge=1)
-    batch_size: int = Field(128, ge=1)
-    optimizer: Optimizer = Optimizer()
-    patience: int | None = Field(None, ge=1)
-    """Stop after so many epochs without a lower validation loss; None trains all epochs."""
-
-
-class Protocol(_Frozen):
-    """How the data are split: repeated stratified k-fold, a new partition each repeat."""
-
-    folds: int = Field(5, ge=2)
-    repeats: int = Field(3, ge=1)
-    validation: float = Field(0.1, gt=0, lt=1)
-    """Share of each training part that is held out, stratified, to choose the epoch."""
-    standardise: bool = True
-    """Subtract mean and divide by standard deviation of each feature, both from the fitted part alone."""
-    seed: int = Field(0, ge=0)
-
-
-class TrialSpec(_Frozen):
+class TrialSpec(Frozen):
     """One training. Every field can change its numbers, and nothing that cannot is here."""
 
     dataset: Component
@@ -119,13 +65,17 @@ class TrialSpec(_Frozen):
     sources: dict[str, str] = Field(default_factory=dict)
     """What came from outside: sha256 of the source code of the user's own "network" and "activation", or the library and its
     version that a "network" is from."""
+    design: Literal["kfold", "holdout", "official"] = "kfold"
     folds: int
-    validation: float
-    standardise: bool
+    test: float | None = None
+    validation: float | Literal["official"]
+    groups: bool = False
+    normalise: Normalise = Normalise()
     seed: int
     repeat: int
     fold: int
     train: Train
+    quirks: tuple[str, ...] = ()
     versions: dict[str, int]
 
     @property
@@ -147,7 +97,10 @@ class Custom(BaseModel):
     activations: dict[str, Callable[..., nn.Module]] = Field(default_factory=dict)
 
 
-class Study(_Frozen):
+Metric = Literal["accuracy", "precision", "recall", "f1", "precision_weighted", "f1_weighted", "auc", "average_precision"]
+
+
+class Study(Frozen):
     """A comparison of activations: everything but the activation is the same on both sides.
 
     In Python, ``model`` may also be a function and ``data`` your own::
@@ -167,10 +120,15 @@ class Study(_Frozen):
         metric: what the verdict is about. margin: differences up to this size count as practically equal.
         protocol, train: see :class:`Protocol`, :class:`Train`; ``folds``, ``repeats``, ``seed``, ``epochs`` and ``batch_size``
             may be given directly.
+        thresholds: validation accuracies; the rows say after how many epochs, steps and seconds each was reached.
+        quirks: what released code did that its paper does not say, see :data:`pliant.lab.recipe.QUIRKS`; shown wherever
+            the results are.
+
+    Where a network has an option ``dropout``, the share dropped, ``keep`` gives the share kept instead.
 
     Raises:
         StudyError: an unknown or ill-typed key; the message says which and what was expected.
-        UnknownNameError: a data set, network or activation that does not exist.
+        UnknownNameError: a data set, network, activation or quirk that does not exist.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$")
@@ -181,10 +139,12 @@ class Study(_Frozen):
     model: Component
     activations: tuple[str, ...] = Field(min_length=1)
     baseline: str = ""
-    metric: Literal["accuracy", "precision", "recall", "f1", "f1_weighted", "auc"] = "accuracy"
+    metric: Metric = "accuracy"
     margin: float = Field(0.01, ge=0, lt=1)
     protocol: Protocol = Protocol()
     train: Train = Train()
+    thresholds: tuple[Annotated[float, Field(gt=0, le=1)], ...] = ()
+    quirks: tuple[str, ...] = ()
     overrides: tuple[str, ...] = ()
     """What the command line changed, as written there; shown wherever results are."""
 
@@ -217,7 +177,8 @@ class Study(_Frozen):
         return {a: a.rpartition(":")[2] if a in self.custom.activations else catalog.parse(a).label for a in self.activations}
 
     def override(self, changes: Sequence[str]) -> Study:
-        """The study with ``changes`` of the form ``train.epochs=20`` made; values are TOML, or plain text.
+        """The study with ``changes`` of the form ``train.epochs=20`` made; values are TOML, or plain text, and nothing at
+        all (``train.patience=``) takes an optional value out.
 
         Raises:
             StudyError: a change without "=", or a key the study does not have.
@@ -335,6 +296,11 @@ def _resolve(given: dict[str, Any]) -> tuple[dict[str, Any], Custom]:
         model = network
         given["model"] = Component(name=_name(network), options={"source": source_identity(network)})
 
+    quirks = given.get("quirks", ())
+    if isinstance(quirks, str) or not all(isinstance(q, str) for q in quirks):
+        raise StudyError(f"The study's quirks are {quirks!r}; expected a list such as ['double_softmax'].")
+    given["quirks"] = check_quirks(tuple(quirks))
+
     listed = given.get("activations", ())
     if isinstance(listed, str) or not isinstance(listed, Iterable):
         raise StudyError(f"The study's activations are {listed!r}; expected a list such as ['relu', 'arelu'].")
@@ -387,6 +353,9 @@ def _name(thing: Any) -> str:
 
 
 def _toml(text: str) -> Any:
+    if not text:
+        # TOML has no null; "train.patience=" takes the key out.
+        return None
     try:
         return tomllib.loads(f"x = {text}")["x"]
     except tomllib.TOMLDecodeError:
@@ -409,7 +378,9 @@ def _explain(error: pydantic.ValidationError, name: str) -> str:
         if item["type"] == "extra_forbidden":
             section: Any = Study
             for part in path[:-1]:
-                section = getattr(section, "model_fields", {})[part].annotation
+                annotation = section.model_fields[part].annotation
+                # An optional section is a union with None.
+                section = next((a for a in typing.get_args(annotation) if hasattr(a, "model_fields")), annotation)
             short = _SHORT if section is Study else {}
             lines.append(_no_key(".".join(path), [f for f in (*section.model_fields, *short) if f != "overrides"]))
         elif item["type"] == "missing":
@@ -509,42 +480,92 @@ def plan(study: Study) -> tuple[TrialSpec, ...]:
         versions["model"] = models.version(study.model.name)
         if ":" in study.model.name:
             sources["network"] = models.external.release(study.model.name)
-        defaults = _check_options("model", study.model, function)
+        given = _with_dropout(study.model, function)
+        defaults = _check_options("model", given, function)
         # With the defaults filled in, a default that is written out is no other trial.
-        model = Component(name=study.model.name, options={**defaults, **study.model.options})
+        model = Component(name=study.model.name, options={**defaults, **given.options})
     else:
         data = data_of(study.dataset, custom)
         example = torch.tensor(data.x[:2], dtype=torch.float32)
-        network, _ = construct(custom.model, nn.Identity, example, len(data.classes), {}, 0, study.model.name)
+        several = data.task == "multilabel"
+        network, _ = construct(
+            custom.model, nn.Identity, example, len(data.classes), {}, 0, study.model.name, multilabel=several
+        )
         sources["network"] = module_identity(network)
+    _check_quirks(study)
+    p = study.protocol
+    share = 0.2 if p.design == "holdout" and p.test is None else p.test
+    recipes = [study.train.resolved(lr) for lr in study.train.lr_grid] or [study.train.resolved()]
     identities = {name: [source_identity(factory), _identity_of(factory, name)] for name, factory in custom.activations.items()}
     trials = []
-    for repeat in range(study.protocol.repeats):
-        for fold in range(study.protocol.folds):
-            for activation in study.activations:
-                own = dict(sources)
-                if activation in custom.activations:
-                    own["activation"], own["activation_module"] = identities[activation]
-                elif ":" in activation:
-                    raise StudyError(f"The activation {activation!r} is a class that only the program that made the study has.")
-                trials.append(
-                    TrialSpec(
-                        dataset=named,
-                        data_sha256=fingerprint,
-                        model=model,
-                        activation=activation,
-                        sources=own,
-                        folds=study.protocol.folds,
-                        validation=study.protocol.validation,
-                        standardise=study.protocol.standardise,
-                        seed=study.protocol.seed,
-                        repeat=repeat,
-                        fold=fold,
-                        train=study.train,
-                        versions={**versions, "activation": of_activation.get(activation, 0)},
-                    )
-                )
+    for repeat, fold, recipe, activation in itertools.product(range(p.repeats), range(p.folds), recipes, study.activations):
+        own = dict(sources)
+        if activation in custom.activations:
+            own["activation"], own["activation_module"] = identities[activation]
+        elif ":" in activation:
+            raise StudyError(f"The activation {activation!r} is a class that only the program that made the study has.")
+        trials.append(
+            TrialSpec(
+                dataset=named,
+                data_sha256=fingerprint,
+                model=model,
+                activation=activation,
+                sources=own,
+                design=p.design,
+                folds=p.folds,
+                test=share,
+                validation=p.validation,
+                groups=p.groups,
+                normalise=p.resolved_normalise,
+                seed=p.seed,
+                repeat=repeat,
+                fold=fold,
+                train=recipe,
+                quirks=study.quirks,
+                versions={**versions, "activation": of_activation.get(activation, 0)},
+            )
+        )
     return tuple(trials)
+
+
+def _with_dropout(component: Component, function: Callable[..., Any]) -> Component:
+    """The share kept, which TensorFlow 1 and figure 5 of the AAF paper speak of, as the share dropped."""
+    known, given = inspect.signature(function).parameters, component.options
+    if "keep" not in given or "keep" in known or "dropout" not in known:
+        return component
+    keep = given["keep"]
+    if "dropout" in given:
+        raise StudyError(f"model.options has both dropout = {given['dropout']!r} and keep = {keep!r}; give one of them.")
+    if isinstance(keep, bool | str) or not 0 < keep <= 1:
+        raise StudyError(f"model.options.keep was given as {keep!r}; expected the share of units kept, above 0 and at most 1.")
+    # 1 - 0.9 is 0.09999999999999998, which would be another trial than dropout = 0.1.
+    return Component(
+        name=component.name, options={**{k: v for k, v in given.items() if k != "keep"}, "dropout": round(1 - keep, 12)}
+    )
+
+
+def _check_quirks(study: Study) -> None:
+    """A quirk that cannot change anything here is a misunderstanding, and would still be printed above the results."""
+    entries = [catalog.parse(a) for a in study.activations if ":" not in a]
+    if "released_tie_rule" in study.quirks and not any(_plain_arelu(e) for e in entries):
+        raise StudyError(
+            "The quirk released_tie_rule starts AReLU from (1, 1, 0, 0), but the study has no plain 'arelu'. Add it, or leave "
+            "the quirk out ('arelu[released]' has that start without it)."
+        )
+    if "slope_on_stem_only" in study.quirks and not any(getattr(e.create(), "scheduled", None) for e in entries):
+        raise StudyError(
+            "The quirk slope_on_stem_only holds scheduled coefficients still, but no activation of the study has one. Add "
+            "'dsrelu[released]', or leave the quirk out."
+        )
+    if study.protocol.validation == 0 and "test_as_validation" not in study.quirks:
+        raise StudyError(
+            "protocol.validation is 0, which leaves nothing to choose the epoch on. Give a share such as 0.1; only the quirk "
+            "test_as_validation does without one."
+        )
+
+
+def _plain_arelu(spec: catalog.Spec) -> bool:
+    return str(spec) == "arelu"
 
 
 def _identity_of(factory: Callable[..., nn.Module], name: str) -> str:
@@ -597,4 +618,7 @@ def activation_factory(spec: TrialSpec, custom: Custom) -> Callable[[], nn.Modul
     """What makes a new activation for one call site of a trial."""
     if spec.activation in custom.activations:
         return custom.activations[spec.activation]
-    return catalog.parse(spec.activation).create
+    chosen = catalog.parse(spec.activation)
+    if "released_tie_rule" in spec.quirks and _plain_arelu(chosen):
+        chosen = catalog.parse("arelu[released]")
+    return chosen.create

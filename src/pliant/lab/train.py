@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import math
+import os
 import platform
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import safetensors
@@ -18,23 +20,49 @@ import safetensors.torch
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from pliant.activation import Activation
 from pliant.clock import Clock
 from pliant.coefficients import Fixed
-from pliant.groups import activation_parameters, param_groups
-from pliant.lab import models
+from pliant.errors import PliantError
+from pliant.groups import activation_parameters
+from pliant.lab import models, optimizers
+from pliant.lab.batches import Changes, Examples, batches
 from pliant.lab.datasets import Data
 from pliant.lab.network import construct
 from pliant.lab.protocol import Split, seed_of, split
+from pliant.lab.recipe import Train
 from pliant.lab.score import score
 from pliant.lab.store import TrialDirectory
-from pliant.lab.study import Custom, Optimizer, TrialSpec, activation_factory
+from pliant.lab.study import Custom, StudyError, TrialSpec, activation_factory
 
-__all__ = ["build", "coefficients", "train"]
+__all__ = [
+    "DeviceError",
+    "arithmetic",
+    "build",
+    "coefficients",
+    "correct",
+    "device_of",
+    "evaluation_batch",
+    "loss_of",
+    "make_clock",
+    "run_epoch",
+    "train",
+]
 
 EVALUATION_BATCH = 8192
+EVALUATION_BYTES = {"cpu": 2**28, "cuda": 2**32}
+"""What the activations of one evaluation batch may take. Fixed numbers and not what happens to be free, because the size of a
+batch shows in the last bits of a score."""
 PARTS = ("train", "validation", "test")
+TOP = 5
+"""How many epochs the tables of the DSReLU paper list."""
+TOP_METRICS = ("accuracy", "f1_weighted", "auc")
+
+
+class DeviceError(PliantError, RuntimeError):
+    """A device that is not there, or that cannot do what a study asks for."""
 
 
 @dataclass
@@ -46,6 +74,45 @@ class _State:
     best_loss: float = math.inf
     diverged: bool = False
     seconds: float = 0.0
+
+
+def device_of(spec: TrialSpec) -> torch.device:
+    """Where a trial is trained: on what the environment variable PLIANT_DEVICE names, else on a GPU if there is one.
+
+    The device is provenance and no part of a trial's identity.
+
+    Raises:
+        DeviceError: there is no such device, or it cannot do what ``train.speed`` asks for.
+    """
+    name = os.environ.get("PLIANT_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise DeviceError(f"PLIANT_DEVICE is {name!r}, which cannot be used: {str(error).splitlines()[0]}") from None
+    # A request that does nothing would be believed to have done something.
+    needs = [s for s in spec.train.speed if s in ("tf32", "cuda_graphs", "cudnn_benchmark")]
+    if needs and device.type != "cuda":
+        raise DeviceError(
+            f"train.speed asks for {', '.join(needs)}, which a GPU of NVIDIA's has and {device} has not; leave it out here."
+        )
+    return device
+
+
+@contextlib.contextmanager
+def arithmetic(recipe: Train, device: torch.device) -> Iterator[None]:
+    """Float32 products in float32 and reproducible convolutions, but for what ``recipe.speed`` names; as before afterwards."""
+    if device.type != "cuda":
+        yield
+        return
+    tf32, benchmark = "tf32" in recipe.speed, "cudnn_benchmark" in recipe.speed
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    try:
+        # torch lets convolutions use TF32 unless it is told not to.
+        with torch.backends.cudnn.flags(enabled=True, benchmark=benchmark, deterministic=not benchmark, allow_tf32=tf32):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def train(
@@ -60,8 +127,8 @@ def train(
     """Run a trial, or what is left of it, and write its result into its directory.
 
     Randomness is re-seeded each epoch from the spec's seed, repeat, fold and the epoch, and never from the activation: trials
-    that are compared see the same initial weights and batches, and the same dropout masks unless an activation draws random
-    numbers itself in its forward pass. A resumed trial goes on exactly.
+    that are compared see the same initial weights, batches and augmented images, and the same dropout masks unless an
+    activation draws random numbers itself in its forward pass. A resumed trial goes on exactly.
 
     Args:
         data: what ``spec.dataset`` names, whole.
@@ -71,15 +138,36 @@ def train(
         checkpoint_every: seconds between checkpoints; 0 writes one each epoch. Does not change numbers.
 
     Raises:
-        DataError, ModelError: the data or the network cannot be used.
+        DataError, ModelError, StudyError, DeviceError: the data, the network, a quirk or the device cannot be used.
         StorageFullError: the disk is full; what was finished stays finished.
     """
+    device = device_of(spec)
+    with arithmetic(spec.train, device):
+        _train(spec, data, custom, trial, report, checkpoint_every, device)
+
+
+def _train(
+    spec: TrialSpec,
+    data: Data,
+    custom: Custom,
+    trial: TrialDirectory,
+    report: Callable[[Mapping[str, float]], None],
+    checkpoint_every: float,
+    device: torch.device,
+) -> None:
+    recipe = spec.train
     parts = split(spec, data)
-    x, y = _tensors(spec, data, parts)
+    examples = Examples.of(data, spec.normalise, parts.train, device)
+    fitted, held = (torch.from_numpy(rows).to(device) for rows in (parts.train, parts.validation))
     network, activations = build(spec, data, custom)
-    optimizer = _optimizer(network, spec.train.optimizer, activations)
-    per_epoch = len(_batched(torch.arange(len(parts.train)), spec.train.batch_size))
-    clock = Clock(network, spec.train.epochs * per_epoch, per_epoch)
+    network = network.to(device)
+    if examples.x.ndim == 4:
+        network = network.to(memory_format=torch.channels_last)
+    optimizer = optimizers.make(network, recipe.optimizer, activations)
+    forward = _compiled(network, recipe)
+    per_epoch = len(batches(fitted, recipe.batch_size, recipe.drop_last))
+    clock = make_clock(network, spec, per_epoch)
+    size = evaluation_batch(network, examples, spec)
     best = copy.deepcopy(network.state_dict())
     state = _State()
     saved = trial.read("checkpoint.safetensors")
@@ -89,51 +177,73 @@ def train(
     started = datetime.now(UTC).isoformat(timespec="seconds")
     session = time.perf_counter() - state.seconds
     written = time.perf_counter()
+    top_5 = "top_5_epoch_rows" in spec.quirks
 
-    fitted, held = torch.from_numpy(parts.train), torch.from_numpy(parts.validation)
-    while state.epoch < spec.train.epochs and not state.diverged and not _stop(state, spec):
+    while state.epoch < recipe.epochs and not state.diverged and not _stop(state, spec):
         begin = time.perf_counter()
+        optimizers.set_rate(optimizer, recipe.optimizer, recipe.schedule, state.epoch, recipe.epochs)
         state.epoch += 1
-        torch.manual_seed(seed_of("epoch", spec.seed, spec.repeat, spec.fold, state.epoch))
-        loss, accuracy = _epoch(network, optimizer, clock, x, y, fitted[torch.randperm(len(fitted))], spec.train.batch_size)
-        validation_loss, validation_accuracy = _evaluate(network, x[held], y[held])
+        seeds = (spec.seed, spec.repeat, spec.fold, state.epoch)
+        torch.manual_seed(seed_of("epoch", *seeds))
+        order = fitted[torch.randperm(len(fitted)).to(device)]
+        changes = Changes.draw(recipe.augment, len(order), seed_of("augmentation", *seeds), device)
+        loss, accuracy, running = run_epoch(
+            network, forward, optimizer, clock, examples, order, changes, spec, keep_logits=top_5
+        )
+        logits = _logits(network, examples, held, size, spec)
+        validation_loss = float(loss_of(logits, examples.y[held], spec))
+        validation_accuracy = float(correct(logits, examples.y[held])) / len(held)
         state.diverged = not (math.isfinite(loss) and math.isfinite(validation_loss))
         if validation_loss < state.best_loss and not state.diverged:
             state.best_loss, state.best_epoch = validation_loss, state.epoch
             best = copy.deepcopy(network.state_dict())
+        line = {
+            "epoch": state.epoch,
+            "train_loss": loss,
+            "train_accuracy": accuracy,
+            "validation_loss": validation_loss,
+            "validation_accuracy": validation_accuracy,
+        }
+        if recipe.train_scores == "evaluated":
+            again = _logits(network, examples, fitted, size, spec)
+            line["evaluated_train_loss"] = float(loss_of(again, examples.y[fitted], spec))
+            line["evaluated_train_accuracy"] = float(correct(again, examples.y[fitted])) / len(fitted)
+        if top_5 and not state.diverged:
+            for name, rows, given in (("train", order[: len(running)], running), ("validation", held, logits)):
+                scores = score(_numpy(examples.y[rows]), _probabilities(given, data), data.task)
+                line |= {f"{name}_{m}": scores[m] for m in TOP_METRICS}
         state.seconds = time.perf_counter() - session
-        trial.append_history(
-            {
-                "epoch": state.epoch,
-                "train_loss": loss,
-                "train_accuracy": accuracy,
-                "validation_loss": validation_loss,
-                "validation_accuracy": validation_accuracy,
-                "seconds": time.perf_counter() - begin,
-                "coefficients": coefficients(network),
-            }
-        )
-        report({"epoch": state.epoch, "epochs": spec.train.epochs, "validation_accuracy": validation_accuracy})
-        if time.perf_counter() - written >= checkpoint_every and state.epoch < spec.train.epochs:
+        trial.append_history({**line, "seconds": time.perf_counter() - begin, "coefficients": coefficients(network)})
+        report({"epoch": state.epoch, "epochs": recipe.epochs, "validation_accuracy": validation_accuracy})
+        if time.perf_counter() - written >= checkpoint_every and state.epoch < recipe.epochs:
             trial.write("checkpoint.safetensors", _checkpoint(network, optimizer, best, state))
             written = time.perf_counter()
 
-    row, predictions = _measure(network, best, state, x, y, parts, data)
+    row, predictions = _measure(network, best, state, examples, parts, data, size, spec)
     trial.write("predictions.safetensors", safetensors.torch.save(predictions))
-    sizes = {"n_train": len(parts.train), "n_validation": len(parts.validation), "n_test": len(parts.test)}
+    history = trial.history()
     trial.finish(
         {
             "outcome": "diverged" if state.diverged else "done",
             "row": {
-                **sizes,
+                "n_train": len(parts.train),
+                "n_validation": len(parts.validation),
+                "n_test": len(parts.test),
                 **row,
+                **(_top_5(history) if top_5 else {}),
                 "selected_epoch": state.best_epoch,
                 "epochs": state.epoch,
+                "steps": state.epoch * per_epoch,
+                "lr": recipe.optimizer.lr,
                 "parameters": sum(p.numel() for p in network.parameters()),
                 "activation_parameters": sum(p.numel() for p in activation_parameters(network, activations)),
                 "seconds": state.seconds,
                 "seconds_per_epoch": state.seconds / state.epoch,
-                "device": str(x.device),
+                "device": str(device),
+            },
+            "curves": {
+                "steps_per_epoch": per_epoch,
+                **{k: [e.get(k) for e in history] for k in history[0] if k not in ("epoch", "coefficients")},
             },
             "provenance": {
                 "started": started,
@@ -144,50 +254,62 @@ def train(
                 "numpy": np.__version__,
                 "python": platform.python_version(),
                 "machine": platform.machine(),
+                "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "",
             },
         }
     )
 
 
-def _tensors(spec: TrialSpec, data: Data, parts: Split) -> tuple[Tensor, Tensor]:
-    x = data.x
-    if spec.standardise:
-        fitted = x[parts.train].astype(np.float64)
-        mean, sd = fitted.mean(axis=0), fitted.std(axis=0)
-        # A feature that is constant on the fitted part carries nothing to scale; 1 leaves it at zero there.
-        x = (x - mean) / np.where(sd > 0, sd, 1.0)
-    return torch.tensor(x, dtype=torch.float32), torch.tensor(data.y)
-
-
 def build(spec: TrialSpec, data: Data, custom: Custom) -> tuple[nn.Module, list[nn.Module]]:
-    """The network of a trial and its activations. The initial weights are the same for every activation of one fold.
+    """The network of a trial, on the host, and its activations. The initial weights are the same for every activation of one
+    fold.
 
     Raises:
-        ModelError: see :func:`pliant.lab.network.construct`.
+        ModelError: see :func:`pliant.lab.network.construct`. StudyError: a quirk that this network has no use for.
     """
-    return construct(
+    example = torch.tensor(data.x[:2], dtype=torch.float32)
+    example = example / 255 if data.x.dtype == np.uint8 else example
+    network, activations = construct(
         custom.model or models.find(spec.model.name),
         activation_factory(spec, custom),
-        torch.tensor(data.x[:2], dtype=torch.float32),
+        example,
         len(data.classes),
         {} if custom.model else spec.model.options,
         seed_of("weights", spec.seed, spec.repeat, spec.fold),
         spec.model.name,
+        multilabel=data.task == "multilabel",
     )
+    if "batch_statistics_at_test" in spec.quirks and not any(isinstance(m, _BatchNorm) for m in network.modules()):
+        raise StudyError(
+            f"The quirk batch_statistics_at_test needs batch normalisation, and {spec.model.name} has none; leave it out."
+        )
+    if "double_softmax" in spec.quirks:
+        with torch.no_grad():
+            outputs = network(example).numel() // 2
+        if data.task == "multilabel" or outputs == 1:
+            raise StudyError(
+                f"The quirk double_softmax needs a softmax over classes, and {spec.model.name} returns {outputs} independent "
+                "numbers here; leave it out."
+            )
+    return network, activations
 
 
-def _optimizer(network: nn.Module, wanted: Optimizer, activations: Collection[nn.Module]) -> torch.optim.Optimizer:
-    groups = param_groups(
-        network,
-        wanted.weight_decay,
-        lr=wanted.lr,
-        lr_multiplier=wanted.activation_lr_multiplier,
-        activations=activations,
-    )
-    if wanted.name == "sgd":
-        return torch.optim.SGD(groups, lr=wanted.lr, momentum=wanted.momentum, fused=True)
-    kind = torch.optim.AdamW if wanted.name == "adamw" else torch.optim.Adam
-    return kind(groups, lr=wanted.lr, betas=wanted.betas, eps=wanted.eps, fused=True)
+def make_clock(network: nn.Module, spec: TrialSpec, steps_per_epoch: int) -> Clock:
+    """What moves the scheduled coefficients of a trial: all of them, or the first call site's alone."""
+    driven = network
+    if "slope_on_stem_only" in spec.quirks:
+        driven = next((m for m in network.modules() if isinstance(m, Activation) and m.scheduled), network)
+    return Clock(driven, spec.train.epochs * steps_per_epoch, steps_per_epoch)
+
+
+def _compiled(network: nn.Module, recipe: Train) -> Callable[[Tensor], Tensor]:
+    """What a training step calls: the network, or a compiled form of it that shares its weights."""
+    forward: Callable[[Tensor], Tensor] = network
+    if "compile" in recipe.speed:
+        forward = torch.compile(network, mode="reduce-overhead" if "cuda_graphs" in recipe.speed else None)
+    elif "cuda_graphs" in recipe.speed:
+        forward = torch.compile(network, backend="cudagraphs")
+    return forward
 
 
 def _stop(state: _State, spec: TrialSpec) -> bool:
@@ -195,100 +317,184 @@ def _stop(state: _State, spec: TrialSpec) -> bool:
     return patience is not None and state.epoch - state.best_epoch >= patience
 
 
-def _loss(logits: Tensor, y: Tensor, reduction: str = "mean") -> Tensor:
+def loss_of(logits: Tensor, y: Tensor, spec: TrialSpec) -> Tensor:
+    """Mean cross-entropy in nats, a 0-dim tensor.
+
+    Args:
+        logits: shape (n, C), or n numbers for two classes.
+        y: int64, shape (n,); or uint8, shape (n, C), where 255 counts neither way and the mean is over the labels that count.
+    """
+    if y.ndim == 2:
+        counted = y != 255
+        each = nn.functional.binary_cross_entropy_with_logits(logits, (y == 1).to(logits.dtype), reduction="none")
+        return torch.where(counted, each, 0.0).sum() / counted.sum()
     if logits.numel() == len(y):
-        return nn.functional.binary_cross_entropy_with_logits(logits.flatten(), y.to(logits.dtype), reduction=reduction)
-    return nn.functional.cross_entropy(logits, y, reduction=reduction)
+        return nn.functional.binary_cross_entropy_with_logits(logits.flatten(), y.to(logits.dtype))
+    if "double_softmax" in spec.quirks:
+        logits = logits.softmax(1)
+    return nn.functional.cross_entropy(logits, y)
 
 
-def _correct(logits: Tensor, y: Tensor) -> int:
+def correct(logits: Tensor, y: Tensor) -> Tensor:
+    """How many of n examples are classified right, a 0-dim tensor on the device. With several labels an example, n times the
+    share of labels that are right."""
+    if y.ndim == 2:
+        counted = y != 255
+        return ((((logits > 0) == (y == 1)) & counted).sum() / counted.sum()) * len(y)
     if logits.numel() == len(y):
-        return int(((logits.flatten() > 0) == (y == 1)).sum())
-    return int((logits.argmax(1) == y).sum())
+        return ((logits.flatten() > 0) == (y == 1)).sum()
+    return (logits.argmax(1) == y).sum()
 
 
-def _epoch(
+def run_epoch(
     network: nn.Module,
+    forward: Callable[[Tensor], Tensor],
     optimizer: torch.optim.Optimizer,
     clock: Clock,
-    x: Tensor,
-    y: Tensor,
+    examples: Examples,
     order: Tensor,
-    batch_size: int,
-) -> tuple[float, float]:
-    """One pass over the fitted part: mean loss in nats and accuracy over its examples, as they were while weights moved."""
+    changes: Changes | None,
+    spec: TrialSpec,
+    *,
+    keep_logits: bool = False,
+) -> tuple[float, float, Tensor]:
+    """One pass over the fitted part: mean loss in nats and accuracy over its examples, as they were while weights moved.
+
+    The host waits for the device once, at the end: a loss that is not finite stays so in the sum, so nothing is lost by looking
+    at it then.
+
+    Args:
+        order: the rows to fit, int64, on the device. keep_logits: also return the logits in this order; else an empty tensor.
+    """
     network.train()
-    total, correct = 0.0, 0
-    for rows in _batched(order, batch_size):
-        logits, target = network(x[rows]), y[rows]
-        loss = _loss(logits, target)
-        value = loss.item()
-        total += value * len(rows)
-        if not math.isfinite(value):
-            break
-        correct += _correct(logits.detach(), target)
+    recipe = spec.train
+    total = torch.zeros((), dtype=torch.float64, device=order.device)
+    hits = torch.zeros((), dtype=torch.float64, device=order.device)
+    kept: list[Tensor] = []
+    parts = batches(order, recipe.batch_size, recipe.drop_last)
+    for part in parts:
+        rows = order[part]
+        x, target = examples.batch(rows, None if changes is None else changes[part]), examples.y[rows]
+        if "cuda_graphs" in recipe.speed:
+            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
+        with torch.autocast(order.device.type, torch.bfloat16, enabled="bf16" in recipe.speed):
+            logits = forward(x)
+        logits = logits.float()
+        loss = loss_of(logits, target, spec)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         clock.step()
-    return total / len(order), correct / len(order)
+        total += loss.detach() * len(rows)
+        hits += correct(logits.detach(), target)
+        if keep_logits:
+            kept.append(logits.detach().reshape(len(rows), -1).clone())
+    n = parts[-1].stop
+    return float(total) / n, float(hits) / n, torch.cat(kept) if kept else order[:0]
 
 
-def _batched(order: Tensor, batch_size: int) -> list[Tensor]:
-    batches = list(torch.split(order, batch_size))
-    if len(batches) > 1 and len(batches[-1]) == 1:
-        # A single example has no batch statistics to normalise with.
-        batches[-2:] = [torch.cat(batches[-2:])]
-    return batches
+# --- evaluation -------------------------------------------------------------------------------------------------------
 
 
-def _logits(network: nn.Module, x: Tensor) -> Tensor:
-    """What the network returns for every example in evaluation mode, shape (n, outputs)."""
+def evaluation_batch(network: nn.Module, examples: Examples, spec: TrialSpec) -> int:
+    """How many examples are evaluated at once: a power of two that the memory set aside for it allows."""
+    if "batch_statistics_at_test" in spec.quirks:
+        return spec.train.batch_size
+    largest = 0
+
+    def note(_: nn.Module, given: tuple[Any, ...], result: Any) -> None:
+        nonlocal largest
+        largest = max(largest, sum(t.numel() for t in (*given, result) if isinstance(t, Tensor)))
+
+    hooks = [m.register_forward_hook(note) for m in network.modules() if not any(m.children())]
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            network.eval()(examples.batch(torch.arange(2, device=examples.y.device)))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    # Beside the largest layer's input and output, a residual branch and a temporary of the same size may be alive.
+    allowed = EVALUATION_BYTES.get(examples.y.device.type, 2**28) // max(1, largest // 2 * 4 * 3)
+    return min(EVALUATION_BATCH, 1 << max(0, allowed.bit_length() - 1))
+
+
+def _logits(network: nn.Module, examples: Examples, rows: Tensor, size: int, spec: TrialSpec) -> Tensor:
+    """What the network returns for the examples in evaluation mode, shape (n, outputs)."""
     network.eval()
     with torch.no_grad():
-        return torch.cat([network(part).reshape(len(part), -1) for part in torch.split(x, EVALUATION_BATCH)])
+        if "batch_statistics_at_test" in spec.quirks:
+            return _logits_by_batch_statistics(network, examples, rows, size, spec)
+        return torch.cat([network(examples.batch(part)).reshape(len(part), -1) for part in torch.split(rows, size)])
 
 
-def _evaluate(network: nn.Module, x: Tensor, y: Tensor) -> tuple[float, float]:
-    logits = _logits(network, x)
-    return float(_loss(logits, y)), _correct(logits, y) / len(y)
+def _logits_by_batch_statistics(network: nn.Module, examples: Examples, rows: Tensor, size: int, spec: TrialSpec) -> Tensor:
+    # In an order of its own: data sets are often sorted by class, and one class has other statistics than all.
+    generator = torch.Generator().manual_seed(seed_of("evaluation", spec.seed, spec.repeat, spec.fold))
+    shuffled = torch.randperm(len(rows), generator=generator).to(rows.device)
+    norms = [m for m in network.modules() if isinstance(m, _BatchNorm)]
+    tracked = [m.track_running_stats for m in norms]
+    try:
+        for norm in norms:
+            norm.training, norm.track_running_stats = True, False
+        found = [
+            network(examples.batch(rows[shuffled[part]])).reshape(part.stop - part.start, -1) for part in batches(rows, size)
+        ]
+    finally:
+        for norm, was in zip(norms, tracked, strict=True):
+            norm.training, norm.track_running_stats = False, was
+    logits = torch.cat(found)
+    return torch.empty_like(logits).index_copy_(0, shuffled, logits)
 
 
-def _probabilities(network: nn.Module, x: Tensor) -> NDArray[np.float64]:
-    logits = _logits(network, x).double()
-    if logits.numel() == len(x):
-        return logits.flatten().sigmoid().numpy()
-    probabilities = logits.softmax(1)
-    return (probabilities[:, 1] if logits.shape[1] == 2 else probabilities).numpy()
+def _numpy(tensor: Tensor) -> NDArray[Any]:
+    array: NDArray[Any] = tensor.cpu().numpy()
+    return array
+
+
+def _probabilities(logits: Tensor, data: Data) -> NDArray[np.float64]:
+    """What :func:`pliant.lab.score.score` takes: float64, shape (n,) for two classes, else (n, C)."""
+    values = logits.double().cpu()
+    if data.task == "multilabel":
+        return _numpy(values.sigmoid())
+    if values.numel() == len(values):
+        return _numpy(values.flatten().sigmoid())
+    probabilities = values.softmax(1)
+    return _numpy(probabilities[:, 1] if values.shape[1] == 2 else probabilities)
 
 
 def _measure(
     network: nn.Module,
     best: Mapping[str, Tensor],
     state: _State,
-    x: Tensor,
-    y: Tensor,
+    examples: Examples,
     parts: Split,
     data: Data,
+    size: int,
+    spec: TrialSpec,
 ) -> tuple[dict[str, float], dict[str, Tensor]]:
     """Scores and test predictions at the selected and at the last epoch. The test part is looked at here and nowhere else."""
     row: dict[str, float] = {}
-    predictions = {"test_index": torch.from_numpy(parts.test), "test_target": y[torch.from_numpy(parts.test)]}
+    rows = {name: torch.from_numpy(getattr(parts, name)).to(examples.y.device) for name in PARTS}
+    targets = {name: _numpy(examples.y[rows[name]]) for name in PARTS}
+    predictions = {"test_index": torch.from_numpy(parts.test), "test_target": torch.from_numpy(targets["test"])}
     usable = state.best_epoch > 0
-    task: Literal["binary", "multiclass"] = "binary" if data.task == "binary" else "multiclass"
+    found: dict[str, NDArray[np.float64]] = {}
     for suffix in ("_last", ""):
-        if not suffix:
-            network.load_state_dict(best)
         broken = not usable if not suffix else state.diverged
-        parts_scores = {} if broken else {n: _probabilities(network, x[torch.from_numpy(getattr(parts, n))]) for n in PARTS}
-        if not all(np.isfinite(s).all() for s in parts_scores.values()):
+        if not suffix and state.best_epoch != state.epoch:
+            network.load_state_dict(best)
+            found = {}
+        if broken:
+            found = {}
+        elif not found:
+            found = {n: _probabilities(_logits(network, examples, rows[n], size, spec), data) for n in PARTS}
+        if not all(np.isfinite(s).all() for s in found.values()):
             # Finite while it was trained, and not on what it had not seen: that is a divergence like any other.
             state.diverged = broken = True
         for name in PARTS:
-            rows = torch.from_numpy(getattr(parts, name))
             # A network that diverged has no opinion; it is scored as the class frequencies of what it was fitted on.
-            scores = _frequencies(data, parts, len(rows)) if broken else parts_scores[name]
-            for metric, value in score(y[rows].numpy(), scores, task).items():
+            scores = _frequencies(data, parts, len(targets[name])) if broken else found[name]
+            for metric, value in score(targets[name], scores, data.task).items():
                 row[f"{name}_{metric}{suffix}"] = value
             if name == "test":
                 predictions[f"test_score{suffix}"] = torch.from_numpy(np.ascontiguousarray(scores, dtype=np.float32))
@@ -297,8 +503,22 @@ def _measure(
 
 
 def _frequencies(data: Data, parts: Split, n: int) -> NDArray[np.float64]:
+    if data.task == "multilabel":
+        counted = data.y[parts.train] != 255
+        present = (data.y[parts.train] == 1).sum(axis=0) / np.maximum(counted.sum(axis=0), 1)
+        return np.tile(present, (n, 1))
     share = np.bincount(data.y[parts.train], minlength=len(data.classes)) / len(parts.train)
     return np.full(n, share[1]) if data.task == "binary" else np.tile(share, (n, 1))
+
+
+def _top_5(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The rows of the DSReLU paper's tables: the epochs with the highest score of any kind, which in its logs is always the
+    train AUC and hence mostly the last, most over-fitted epochs."""
+    names = [f"{part}_{metric}" for part in ("train", "validation") for metric in TOP_METRICS]
+    scored = [e for e in history if all(isinstance(e.get(n), float) for n in names)]
+    listed = sorted(scored, key=lambda e: max(e[n] for n in names), reverse=True)[:TOP]
+    means = {f"top_5_{n}": float(np.mean([e[n] for e in listed])) if listed else None for n in names}
+    return {**means, "top_5_epochs": " ".join(str(e["epoch"]) for e in listed)}
 
 
 def coefficients(network: nn.Module) -> dict[str, dict[str, Any]]:
@@ -351,6 +571,6 @@ def _restore(
         if key.startswith("optimizer."):
             _, index, name = key.split(".", 2)
             held.setdefault(int(index), {})[name] = value
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": held})
+    optimizers.restore(optimizer, held)
     for name, value in _metadata(saved).items():
         setattr(state, name, value)

@@ -51,7 +51,15 @@ MOST_REPEATS = 1000
 
 _SIZES: Mapping[str, str] = {"train": "n_train", "validation": "n_validation", "test": "n_test"}
 _SAME = 1e-12
-_NAMES: Mapping[str, str] = {"f1": "F1", "f1_weighted": "weighted F1", "auc": "AUC"}
+_NAMES: Mapping[str, str] = {
+    "f1": "F1",
+    "f1_weighted": "weighted F1",
+    "precision_weighted": "weighted precision",
+    "average_precision": "average precision",
+    "auc": "AUC",
+    "brier": "Brier score",
+    "ece": "calibration error",
+}
 
 
 class VerdictError(PliantError, ValueError):

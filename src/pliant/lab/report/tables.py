@@ -23,11 +23,27 @@ _INTEGERS = frozenset(
         "n_test",
         "selected_epoch",
         "epochs",
+        "steps",
+        "lr_tried",
         "parameters",
         "activation_parameters",
     )
 )
-_TEXTS = frozenset(("study", "key", "activation", "label", "outcome", "device", "error"))
+_TEXTS = frozenset(
+    (
+        "study",
+        "key",
+        "activation",
+        "label",
+        "outcome",
+        "device",
+        "error",
+        "partition",
+        "quirks",
+        "speed",
+        "top_5_epochs",
+    )
+)
 
 _LATEX = {
     "\\": r"\textbackslash{}",

@@ -36,8 +36,11 @@ _FRACTIONS = {
     "precision": "Precision",
     "recall": "Recall",
     "f1": "F1",
+    "precision_weighted": "Weighted precision",
     "f1_weighted": "Weighted F1",
     "auc": "AUC",
+    "average_precision": "Average precision",
+    "ece": "Calibration error",
 }
 
 
