@@ -211,7 +211,9 @@ def _shared_out(
     if gradients is None:
         return (None, gx) + (None,) * len(values)
     dealt: list[Tensor | None] = [None, gx]
-    for part, v, need in zip(gradients.view(-1, 1).unbind(), values, needs[2:], strict=True):
+    # A vector of one is its own part; cutting it out would cost as much as the kernel on a small tensor.
+    parts = (gradients,) if len(values) == 1 else gradients.view(-1, 1).unbind()
+    for part, v, need in zip(parts, values, needs[2:], strict=True):
         if not (need and isinstance(v, Tensor)):
             dealt.append(None)
         else:
@@ -236,6 +238,10 @@ def _readable_backward(
     return None, *(next(found) if need and isinstance(v, Tensor) else None for v, need in zip(inputs, needs[1:], strict=True))
 
 
+def _learns(values: Sequence[Value]) -> bool:
+    return any(isinstance(v, Tensor) and v.requires_grad for v in values)
+
+
 def run(name: str | None, readable: Readable, x: Tensor, values: tuple[Value, ...], mode: bool | None) -> Tensor | None:
     """The result of a fused kernel, or None where the readable version is the one to use.
 
@@ -247,14 +253,15 @@ def run(name: str | None, readable: Readable, x: Tensor, values: tuple[Value, ..
     Raises:
         KernelError: ``mode`` is True and the call cannot have a kernel; the message says why.
     """
-    mode = wanted(mode)
+    if mode is None:
+        mode = _mode
     if mode is False or (name is None and mode is None):
         return None
     why = obstacle(name, x, values)
     if why is None:
         backend = _backend(x)
         assert name is not None
-        if torch.is_grad_enabled() and (x.requires_grad or any(isinstance(v, Tensor) and v.requires_grad for v in values)):
+        if torch.is_grad_enabled() and (x.requires_grad or _learns(values)):
             result: Tensor = _Fused.apply(Call(name, backend, readable), x, *values)
         else:
             result = backend.forward(name, x, values)  # type: ignore[union-attr]
@@ -286,9 +293,7 @@ def run_(
         always: the function has no other coefficients, so those on a GPU need not be waited for.
     """
     leaf = x.requires_grad and x.is_leaf
-    differentiable = torch.is_grad_enabled() and (
-        x.requires_grad or any(isinstance(v, Tensor) and v.requires_grad for v in values)
-    )
+    differentiable = torch.is_grad_enabled() and (x.requires_grad or _learns(values))
     why = "fused=False" if wanted(mode) is False else obstacle(name, x, values)
     if why is None and not leaf and name is not None and (not differentiable or _all_positive(values, always)):
         backend = _backend(x)
