@@ -1,4 +1,4 @@
-"""One thread a test process: the processes share the cores already, and threads that wait by spinning take them from each other."""
+"""One thread a test process: the processes share the cores already, and threads that spin take them from each other."""
 
 from __future__ import annotations
 

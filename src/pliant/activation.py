@@ -134,7 +134,7 @@ class Activation(nn.Module):
     # --- computing --------------------------------------------------------------------------------------------------
 
     def forward(self, x: Tensor) -> Tensor:
-        values = [c.read(self, self.kinds[c.name]) for c in self.coefficients]
+        values = self.values()
         if self.inplace:
             return type(self).function(x, *values, channel_dim=self.channel_dim, fused=self.fused, inplace=True)
         if self.fused is None:

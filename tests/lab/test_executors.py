@@ -391,7 +391,8 @@ def test_an_interrupt_while_workers_start(light: Path, tmp_path: Path) -> None:
         "if __name__ == '__main__':\n"
         f"    create('local:2').run(workloads.jobs(Path({str(tmp_path)!r}), ['square'] * 4), workloads.work, print)\n"
         "else:\n"
-        "    print(os.getpid(), flush=True)\n"
+        # In one piece: both workers write to the same pipe.
+        "    os.write(1, f'{os.getpid()}\\n'.encode())\n"
         "    time.sleep(60)\n"
     )
     with subprocess.Popen(

@@ -66,9 +66,7 @@ def unavailable() -> str | None:
 
 def isa() -> str:
     """The compiler that the kernels go through, for records: "triton 3.5.0"."""
-    import triton
-
-    return f"triton {triton.__version__}"
+    return f"triton {_programs().VERSION}"
 
 
 def refusal(name: str, x: Tensor, values: Sequence[float | Tensor]) -> str | None:

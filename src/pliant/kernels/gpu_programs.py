@@ -379,5 +379,6 @@ FUNCTIONS = {
     "frelu": Function(1, frelu, frelu_gradients),
 }
 
+VERSION: str = triton.__version__
 INTERPRETED = not isinstance(forward, triton.JITFunction)
 FLOAT32, FLOAT64, INT32, INT64 = tl.float32, tl.float64, tl.int32, tl.int64

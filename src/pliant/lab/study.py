@@ -589,7 +589,8 @@ def _identity_of(factory: Callable[..., nn.Module], name: str) -> str:
 
 def _check_options(section: str, component: Component, function: Callable[..., Any]) -> dict[str, Any]:
     """The defaults of a component's options, once those given are known, complete and of the types that are declared."""
-    hints = typing.get_type_hints(function)
+    # A network of a library is a function with its name filled in.
+    hints = typing.get_type_hints(getattr(function, "func", function))
     parameters = [p for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
     # The lab itself tells a network the shape of its data.
     options = {p.name: p.default for p in parameters if p.name not in ("input_shape", "outputs")}
