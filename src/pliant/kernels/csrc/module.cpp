@@ -16,6 +16,9 @@
 #if defined(__unix__) || defined(__APPLE__)
 #include <dlfcn.h>
 #endif
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
 
 #include "kernels.h"
 
@@ -214,9 +217,24 @@ struct Call {
     double coefficients[pliant::kMaxCoefficients];
 };
 
+// Fresh memory comes from the system page by page, and clearing and mapping small pages costs several times the kernel. Where
+// the system gives large pages to those who ask, ask for them before the first write. In memory that is mapped already this
+// does nothing.
+void ask_for_large_pages(uintptr_t address, size_t bytes) {
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+    constexpr uintptr_t kPage = uintptr_t(2) << 20;
+    const uintptr_t first = (address + kPage - 1) / kPage * kPage, last = (address + bytes) / kPage * kPage;
+    // A refusal changes nothing but the time.
+    if (bytes >= 2 * kPage && first < last) (void)madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
+#else
+    (void)address, (void)bytes;
+#endif
+}
+
 void forward_dense(const Call& call, uintptr_t out, uintptr_t x, size_t n) {
     const auto kernel = g_kernels->forward[call.function][call.dtype];
     const size_t size = pliant::kItemSize[call.dtype];
+    if (out != x) ask_for_large_pages(out, n * size);
     divide(n, call.threads, [&](size_t first, size_t last) {
         kernel(reinterpret_cast<const void*>(x + first * size), reinterpret_cast<void*>(out + first * size), last - first,
                call.coefficients);
@@ -255,6 +273,7 @@ void backward_blocks(const Call& call, uintptr_t grad_x, uintptr_t sums_out, uin
     const auto kernel = g_kernels->backward[call.function][call.dtype];
     const size_t count = size_t(pliant::kCoefficients[call.function]);
     std::vector<double> sums(sums_out ? (n + kBlock - 1) / kBlock * count : 0);
+    if (!layout && grad_x) ask_for_large_pages(grad_x, n * sizeof(E));
     divide(n, call.threads, [&](size_t first, size_t last) {
         if (!layout) {
             alignas(64) E unwanted[kBlock];
