@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from rich.console import Console
@@ -15,7 +16,7 @@ def plain(text: str) -> str:
 
 def make_console() -> Console:
     # A pipe has no width; 80 columns would fold the tables there.
-    return Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+    return Console(highlight=False, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120)
 
 
 def duration(seconds: float) -> str:

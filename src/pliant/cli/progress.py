@@ -1,39 +1,104 @@
-"""What is shown while a study runs."""
+"""What is shown while a study runs: a bar with the trials under way on a terminal, a line now and then elsewhere."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rich import progress as bars
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
 
 from pliant.cli.console import duration, plain
 
 if TYPE_CHECKING:
     from pliant.lab import Study
     from pliant.lab.executors import Event
+    from pliant.lab.status import Pace
     from pliant.lab.study import TrialSpec
+
+SHOWN = 8
+"""Trials under way that are shown one by one; a machine with a hundred cores would fill the screen."""
+
+
+def place(label: str, repeat: int, fold: int, lr: float | None = None) -> str:
+    return f"{label}, repeat {repeat}, fold {fold}" + (f", lr {lr:g}" if lr is not None else "")
+
+
+def left(seconds: float | None, certain: bool) -> str:
+    """The time left in words that claim no more than is known."""
+    if seconds is None:
+        return "time left unknown until an epoch is done"
+    return f"about {duration(seconds)} left" if certain else f"at most about {duration(seconds)} left"
+
+
+def bar(finished: int, total: int, words: str) -> RenderableType:
+    line = Table.grid(padding=(0, 2))
+    line.add_column(width=20)
+    line.add_column()
+    line.add_row(ProgressBar(total=max(1, total), completed=finished), Text(words))
+    return line
+
+
+def trials_under_way(rows: Iterable[tuple[str, int, int, float | None]]) -> RenderableType:
+    """A line for each (place, epoch, epochs, validation accuracy)."""
+    listed = list(rows)
+    table = Table.grid(padding=(0, 2))
+    table.add_column(overflow="fold")
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
+    for where, epoch, epochs, accuracy in listed[:SHOWN]:
+        score = "" if accuracy is None else f"validation {100 * accuracy:.2f}"
+        table.add_row(Text(f"  {where}"), Text(f"epoch {epoch} of {epochs}" if epoch else "first epoch"), Text(score))
+    if len(listed) > SHOWN:
+        table.add_row(Text(f"  and {len(listed) - SHOWN} more"))
+    return table
+
+
+@dataclass
+class _Course:
+    """A trial under way, as its events tell it. ``before``: epochs that an earlier run had done."""
+
+    began: float
+    epochs: int
+    epoch: int = 0
+    before: int = 0
+    told: float = 0.0
+    accuracy: float | None = None
+
+    def pace(self, now: float) -> Pace:
+        from pliant.lab.status import Pace
+
+        done = self.epoch - self.before
+        each = (self.told - self.began) / done if done > 0 else None
+        return Pace(self.epoch, self.epochs, now - self.began + self.before * (each or 0.0), each)
 
 
 class Display:
-    """Live progress of a run: a bar with the time left on a terminal, a line now and then elsewhere."""
+    """Hears a run, see :class:`pliant.lab.run.Progress`."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
         self.waiting = 0
+        self.seconds = 0.0
         self._settled = 0
+        self._failed = 0
+        self._diverged = 0
         self._began = 0.0
         self._told = 0.0
-        self._share: dict[str, float] = {}
+        self._took: list[float] = []
+        self._courses: dict[str, tuple[TrialSpec, _Course]] = {}
         self._labels: dict[str, str] = {}
-        self._bar: bars.Progress | None = None
-        self._task: bars.TaskID | None = None
+        self._grid = False
+        self._live: Live | None = None
 
     def planned(self, study: Study, trials: Sequence[TrialSpec], waiting: Sequence[TrialSpec]) -> None:
-        self.waiting, self._labels, self._began = len(waiting), study.labels, time.monotonic()
-        self._told = self._began
+        self.waiting, self._labels, self._grid = len(waiting), study.labels, bool(study.train.lr_grid)
+        self._began = self._told = time.monotonic()
         self.console.print(f"[bold]{plain(study.title or study.name)}[/]  {plain(study.question)}")
         if study.overrides:
             self.console.print(f"Changed: {plain(' '.join(study.overrides))}", style="dim")
@@ -42,40 +107,64 @@ class Display:
         done = len(trials) - len(waiting)
         self.console.print(f"{len(waiting)} of {len(trials)} trials to train" + (f", {done} done before." if done else "."))
         if self.console.is_terminal:
-            self._bar = bars.Progress(
-                bars.BarColumn(),
-                bars.MofNCompleteColumn(),
-                bars.TimeElapsedColumn(),
-                bars.TextColumn("{task.fields[note]}"),
-                console=self.console,
-            )
-            self._bar.start()
-            self._task = self._bar.add_task("", total=len(waiting), note="")
+            self._live = Live(get_renderable=self._render, console=self.console, refresh_per_second=4, transient=True)
+            self._live.start()
 
     def event(self, event: Event, trial: TrialSpec) -> None:
-        label = f"{self._labels.get(trial.activation, trial.activation)}, repeat {trial.repeat}, fold {trial.fold}"
-        if event.kind == "progress":
-            self._share[event.key] = event.data["epoch"] / event.data["epochs"]
-        elif event.kind in ("finished", "failed"):
-            self._share.pop(event.key, None)
-            self._settled += 1
-        if event.kind in ("retrying", "failed"):
-            self.console.print(f"[red]{event.kind}:[/] {plain(label)}: {plain(event.message)}")
-        self._tell(label)
-
-    def _tell(self, label: str) -> None:
         now = time.monotonic()
-        equivalent = self._settled + sum(self._share.values())
-        elapsed = now - self._began
-        left = f"about {duration(elapsed / equivalent * (self.waiting - equivalent))} left" if equivalent > 0.5 else ""
-        if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=self._settled, note=plain(f"{left}  {label}"))
-        elif now - self._told > 15:
+        if event.kind == "started":
+            self._courses[event.key] = (trial, _Course(now, trial.train.epochs))
+        elif event.kind == "progress" and "busy" in event.data:
+            self._courses.pop(event.key, None)
+        elif event.kind == "progress" and event.key in self._courses:
+            course = self._courses[event.key][1]
+            if not course.epoch:
+                course.before = int(event.data["epoch"]) - 1
+            course.epoch, course.told = int(event.data["epoch"]), now
+            course.accuracy = event.data.get("validation_accuracy")
+        elif event.kind == "retrying":
+            self._courses.pop(event.key, None)
+        elif event.kind in ("finished", "failed"):
+            self._settle(event, now)
+        where = self._place(trial)
+        if event.kind in ("retrying", "failed"):
+            self.console.print(f"[red]{event.kind}:[/] {plain(where)}: {plain(event.message)}")
+        if event.kind == "finished" and event.data.get("diverged"):
+            self._diverged += 1
+            self.console.print(f"[yellow]diverged:[/] {plain(where)}; it counts as a result.")
+        # Seldom in the long run: a log is read afterwards, and by people.
+        if self._live is None and now - self._told > min(60.0, max(15.0, (now - self._began) / 10)):
             self._told = now
-            self.console.print(f"{self._settled} of {self.waiting} trials after {duration(elapsed)}, {left}")
+            self.console.print(self._words(now), soft_wrap=True, markup=False)
+
+    def _settle(self, event: Event, now: float) -> None:
+        self._settled += 1
+        self._failed += event.kind == "failed"
+        _, course = self._courses.pop(event.key, (None, None))
+        # A trial that went on from a checkpoint, or that another driver finished, says nothing about the next one.
+        if course is not None and event.kind == "finished" and course.epoch and not course.before:
+            self._took.append(now - course.began)
+
+    def _place(self, trial: TrialSpec) -> str:
+        label = self._labels.get(trial.activation, trial.activation)
+        return place(label, trial.repeat, trial.fold, trial.train.optimizer.lr if self._grid else None)
+
+    def _words(self, now: float) -> str:
+        from pliant.lab.status import seconds_left
+
+        paces = [course.pace(now) for _, course in self._courses.values()]
+        seconds = seconds_left(self._took, paces, self.waiting - self._settled - len(paces))
+        words = f"{self._settled} of {self.waiting} trials, {duration(now - self._began)}, {left(seconds, bool(self._took))}"
+        words += f", {self._diverged} diverged" if self._diverged else ""
+        return words + (f", {self._failed} failed" if self._failed else "")
+
+    def _render(self) -> RenderableType:
+        rows = [(self._place(t), c.epoch, c.epochs, c.accuracy) for t, c in list(self._courses.values())]
+        return Group(bar(self._settled, self.waiting, self._words(time.monotonic())), trials_under_way(rows))
 
     def finished(self) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        self.seconds = time.monotonic() - self._began
+        if self._live is not None:
+            self._live.stop()
         if self.waiting:
-            self.console.print(f"{self._settled} trials trained in {duration(time.monotonic() - self._began)}.", style="dim")
+            self.console.print(f"{self._settled} trials trained in {duration(self.seconds)}.", style="dim")
