@@ -25,5 +25,13 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {s:02d} s" if minutes else f"{s} s"
 
 
+def roughly(seconds: float) -> str:
+    """A duration with no more digits than an estimate has."""
+    hours, minutes = divmod(round(seconds / 60), 60)
+    if seconds < 600:
+        return duration(seconds)
+    return f"{minutes} min" if not hours else f"{hours} h {minutes:02d} min" if hours < 10 else f"{hours} h"
+
+
 def size(n: int) -> str:
     return f"{n / 1e9:.1f} GB" if n >= 1e9 else f"{n / 1e6:.1f} MB" if n >= 1e5 else f"{n / 1e3:.1f} kB"

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import shlex
 import webbrowser
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import typer
 from rich.console import Console
 from rich.table import Table
 
-from pliant.cli.console import plain
+from pliant.cli.console import duration, plain
+from pliant.cli.progress import place
 
 if TYPE_CHECKING:
     from pliant.lab import Result, Study
-    from pliant.lab.verdict import Comparison, Estimate
+    from pliant.lab.verdict import Comparison, Estimate, Verdict
 
 WORD_STYLES = {"BETTER": "green", "WORSE": "red", "EQUIVALENT": "blue", "CANNOT TELL": "yellow"}
+WIDE = 116
+"""Columns from which there is room for the metrics that are not judged."""
 
 
 def stored(study: Study, store: Path, *, create: bool = True) -> Result:
@@ -40,49 +44,58 @@ def _command(result: Result, name: str, baseline: str | None) -> str:
     return shlex.join([*words, *(["--baseline", baseline] if baseline else [])])
 
 
-def finish(result: Result, name: str, console: Console, baseline: str | None, open_page: bool, trained: int | None) -> None:
+def incomplete(result: Result) -> bool:
+    return bool(result.counts["failed"] or result.counts["missing"])
+
+
+def finish(result: Result, name: str, console: Console, baseline: str | None, open_page: bool, trained: int | None) -> Verdict:
+    """Show the verdict, write the report and say what is still to do. ``trained``: how many trials were, None if unknown."""
     counts = result.counts
     if trained == 0:
         console.print(f"All {len(result.trials)} trials were done already; nothing was trained.")
-    _show(result, console, baseline)
+    verdict = result.verdict(baseline=baseline)
+    _show(verdict, console)
     page = result.report(baseline=baseline, command=_command(result, name, baseline))
-    console.print(f"\nReport: {page}\nRows:   {page.parent / 'rows.csv'}, rows.parquet")
-    if counts["failed"] or counts["missing"]:
+    console.print(f"\nReport: {plain(str(page))}\nRows:   rows.csv and rows.parquet beside it", soft_wrap=True)
+    if incomplete(result):
         for row in result.trial_rows:
             if row["outcome"] == "failed":
-                place = f"{row['label']}, repeat {row['repeat']}, fold {row['fold']}"
-                console.print(f"[red]failed:[/] {plain(place)}: {plain(str(row['error']))}")
+                where = place(row["label"], row["repeat"], row["fold"], row.get("lr"))
+                console.print(f"[red]failed:[/] {plain(where)}: {plain(str(row['error']))}")
         console.print(
-            f"{counts['failed']} trials failed and {counts['missing']} are missing; {_command(result, name, None)} trains them."
+            f"{counts['failed']} trials failed and {counts['missing']} are missing; "
+            f"{plain(_command(result, name, None))} trains them."
         )
     if open_page:
         webbrowser.open(page.resolve().as_uri())
-    if counts["failed"] or counts["missing"]:
-        raise typer.Exit(1)
+    return verdict
 
 
-def _show(result: Result, console: Console, baseline: str | None) -> None:
-    verdict = result.verdict(baseline=baseline)
+def _show(verdict: Verdict, console: Console) -> None:
     compared = {c.activation: c for c in verdict.comparisons}
     metric = verdict.metric
-    shown = list(dict.fromkeys([metric, "accuracy", "precision", "recall", "f1"]))
-    table = Table(header_style="bold", box=None, pad_edge=False)
-    table.add_column("activation")
-    table.add_column("n", justify="right")
-    for name in shown:
-        table.add_column(name, justify="right")
-    table.add_column(f"{metric} - {plain(verdict.baseline_label)}", justify="right")
-    table.add_column("verdict")
+    # What is judged always fits on 80 columns; the rest is shown where there is room, and in the report.
+    others = [m for m in ("accuracy", "precision", "recall", "f1") if m != metric] if console.width >= WIDE else []
+    diverged = any(e.diverged for e in verdict.estimates[metric])
+    table = Table(header_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("activation", overflow="fold", min_width=8)
+    table.add_column("n", justify="right", no_wrap=True)
+    if diverged:
+        table.add_column("div.", justify="right", no_wrap=True)
+    for name in (metric, *others):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column(f"minus {plain(verdict.baseline_label)}", justify="right", min_width=21)
+    table.add_column("verdict", no_wrap=True)
     for i, estimate in enumerate(verdict.estimates[metric]):
-        cells = [_mean(verdict.estimates[name][i]) for name in shown]
+        cells = [_mean(verdict.estimates[name][i]) for name in (metric, *others)]
         c = compared.get(estimate.activation)
-        n = f"{estimate.n}" + (f" ({estimate.diverged} diverged)" if estimate.diverged else "")
-        table.add_row(plain(estimate.label), n, *cells, _difference(c), _word(c))
+        count = [str(estimate.diverged) if estimate.diverged else "[dim]-[/]"] if diverged else []
+        table.add_row(plain(estimate.label), str(estimate.n), *count, *cells, _difference(c), _word(c))
     console.print()
     console.print(table)
     console.print(
-        "\nTest scores in points (hundredths), mean +- half of the 95 % interval; differences paired by fold. "
-        f"{plain(verdict.design)}",
+        f"\n{verdict.split.capitalize()} scores in points (hundredths), mean ± half of the {100 * (1 - verdict.alpha):g} % "
+        f"interval; n: trials; differences paired by fold, with interval. {plain(verdict.design)}",
         style="dim",
     )
     settled = [c for c in verdict.comparisons if c.word in ("BETTER", "WORSE")]
@@ -98,6 +111,38 @@ def _show(result: Result, console: Console, baseline: str | None) -> None:
         console.print(f"[yellow]note:[/] {plain(warning)}")
 
 
+@dataclass(frozen=True)
+class Told:
+    """A study of several, for the summary. ``result``: None where it could not run; ``seconds``: of training just now."""
+
+    name: str
+    result: Result | None
+    verdict: Verdict | None
+    seconds: float | None
+
+
+def summarise(studies: Sequence[Told], console: Console) -> None:
+    """One line a study: what was finished, and how many activations got which word."""
+    console.rule("summary", style="dim")
+    table = Table(header_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("study", overflow="fold")
+    table.add_column("trials", justify="right", no_wrap=True)
+    table.add_column("against the baseline", overflow="fold")
+    table.add_column("trained in", justify="right", no_wrap=True)
+    for s in studies:
+        if s.result is None or s.verdict is None:
+            table.add_row(plain(s.name), "", "[red]could not run[/], see above", "")
+            continue
+        counts = s.result.counts
+        done = f"{counts['done'] + counts['diverged']} of {len(s.result.trials)}"
+        notes = [f"[red]{counts[o]} {o}[/]" for o in ("diverged", "failed", "missing") if counts[o]]
+        given = [c.word for c in s.verdict.comparisons]
+        words = [f"{given.count(w)} [{style}]{w}[/]" for w, style in WORD_STYLES.items() if w in given]
+        took = duration(s.seconds) if s.seconds is not None else "[dim]-[/]"
+        table.add_row(plain(s.name), done, ", ".join([*words, *notes]), took)
+    console.print(table)
+
+
 def _finite(value: float) -> bool:
     return value == value and abs(value) != float("inf")
 
@@ -106,7 +151,7 @@ def _mean(e: Estimate) -> str:
     if not _finite(e.mean):
         return "[dim]-[/]"
     half = (e.high - e.low) / 2
-    return f"{100 * e.mean:.2f}" + (f" +-{100 * half:.2f}" if _finite(half) else "")
+    return f"{100 * e.mean:.2f}" + (f" ±{100 * half:.2f}" if _finite(half) else "")
 
 
 def _difference(c: Comparison | None) -> str:

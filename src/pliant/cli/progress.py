@@ -13,7 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from pliant.cli.console import duration, plain
+from pliant.cli.console import duration, plain, roughly
 
 if TYPE_CHECKING:
     from pliant.lab import Study
@@ -32,11 +32,13 @@ def place(label: str, repeat: int, fold: int, lr: float | None = None) -> str:
 def left(seconds: float | None, certain: bool) -> str:
     """The time left in words that claim no more than is known."""
     if seconds is None:
-        return "time left unknown until an epoch is done"
-    return f"about {duration(seconds)} left" if certain else f"at most about {duration(seconds)} left"
+        return "time left not known yet"
+    return f"{'' if certain else 'at most '}about {roughly(seconds)} left"
 
 
-def bar(finished: int, total: int, words: str) -> RenderableType:
+def bar(finished: int, total: int, words: str, console: Console) -> RenderableType:
+    if not console.is_terminal:
+        return Text(words)
     line = Table.grid(padding=(0, 2))
     line.add_column(width=20)
     line.add_column()
@@ -61,21 +63,23 @@ def trials_under_way(rows: Iterable[tuple[str, int, int, float | None]]) -> Rend
 
 @dataclass
 class _Course:
-    """A trial under way, as its events tell it. ``before``: epochs that an earlier run had done."""
+    """A trial under way, as its events tell it. ``first``: the first epoch of this run, which ended at ``first_told``."""
 
     began: float
     epochs: int
     epoch: int = 0
-    before: int = 0
+    first: int = 0
+    first_told: float = 0.0
     told: float = 0.0
     accuracy: float | None = None
 
     def pace(self, now: float) -> Pace:
         from pliant.lab.status import Pace
 
-        done = self.epoch - self.before
-        each = (self.told - self.began) / done if done > 0 else None
-        return Pace(self.epoch, self.epochs, now - self.began + self.before * (each or 0.0), each)
+        # The first epoch reads the data and warms up: alone it would promise days for what takes minutes.
+        more = self.epoch - self.first
+        each = (self.told - self.first_told) / more if more > 0 else None
+        return Pace(self.epoch, self.epochs, now - self.began + max(0, self.first - 1) * (each or 0.0), each)
 
 
 class Display:
@@ -99,7 +103,9 @@ class Display:
     def planned(self, study: Study, trials: Sequence[TrialSpec], waiting: Sequence[TrialSpec]) -> None:
         self.waiting, self._labels, self._grid = len(waiting), study.labels, bool(study.train.lr_grid)
         self._began = self._told = time.monotonic()
-        self.console.print(f"[bold]{plain(study.title or study.name)}[/]  {plain(study.question)}")
+        self.console.print(f"[bold]{plain(study.title or study.name)}[/]")
+        if study.question:
+            self.console.print(plain(study.question))
         if study.overrides:
             self.console.print(f"Changed: {plain(' '.join(study.overrides))}", style="dim")
         if not waiting:
@@ -119,7 +125,7 @@ class Display:
         elif event.kind == "progress" and event.key in self._courses:
             course = self._courses[event.key][1]
             if not course.epoch:
-                course.before = int(event.data["epoch"]) - 1
+                course.first, course.first_told = int(event.data["epoch"]), now
             course.epoch, course.told = int(event.data["epoch"]), now
             course.accuracy = event.data.get("validation_accuracy")
         elif event.kind == "retrying":
@@ -142,7 +148,7 @@ class Display:
         self._failed += event.kind == "failed"
         _, course = self._courses.pop(event.key, (None, None))
         # A trial that went on from a checkpoint, or that another driver finished, says nothing about the next one.
-        if course is not None and event.kind == "finished" and course.epoch and not course.before:
+        if course is not None and event.kind == "finished" and course.first == 1:
             self._took.append(now - course.began)
 
     def _place(self, trial: TrialSpec) -> str:
@@ -154,13 +160,15 @@ class Display:
 
         paces = [course.pace(now) for _, course in self._courses.values()]
         seconds = seconds_left(self._took, paces, self.waiting - self._settled - len(paces))
-        words = f"{self._settled} of {self.waiting} trials, {duration(now - self._began)}, {left(seconds, bool(self._took))}"
+        words = (
+            f"{self._settled} of {self.waiting} trials after {duration(now - self._began)}, {left(seconds, bool(self._took))}"
+        )
         words += f", {self._diverged} diverged" if self._diverged else ""
         return words + (f", {self._failed} failed" if self._failed else "")
 
     def _render(self) -> RenderableType:
         rows = [(self._place(t), c.epoch, c.epochs, c.accuracy) for t, c in list(self._courses.values())]
-        return Group(bar(self._settled, self.waiting, self._words(time.monotonic())), trials_under_way(rows))
+        return Group(bar(self._settled, self.waiting, self._words(time.monotonic()), self.console), trials_under_way(rows))
 
     def finished(self) -> None:
         self.seconds = time.monotonic() - self._began

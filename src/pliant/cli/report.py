@@ -19,7 +19,7 @@ from pliant.cli.options import (
     chosen_baseline,
     chosen_study,
 )
-from pliant.cli.outcome import finish, stored
+from pliant.cli.outcome import finish, incomplete, stored
 
 
 def report(
@@ -35,3 +35,5 @@ def report(
     """Print the verdict and write the report of a study from what is in the store; trains nothing."""
     result = stored(chosen_study(study, activation, folds, repeats, changes), store)
     finish(result, study, make_console(), chosen_baseline(result.study, baseline), open_page, None)
+    if incomplete(result):
+        raise typer.Exit(1)

@@ -64,7 +64,7 @@ def _once(found: Sequence[StudyStatus], console: Console, as_json: bool) -> None
     if as_json:
         print(json.dumps([_document(s) for s in found], indent=1))
     else:
-        console.print(_page(found, time.time()))
+        console.print(_page(found, time.time(), console))
 
 
 def _follow(watches: Sequence[Watch], console: Console, every: float, as_json: bool) -> list[StudyStatus]:
@@ -79,7 +79,7 @@ def _follow(watches: Sequence[Watch], console: Console, every: float, as_json: b
             if as_json:
                 print(json.dumps([_document(s) for s in found]), flush=True)
             elif isinstance(live, Live):
-                live.update(_page(found, now), refresh=True)
+                live.update(_page(found, now, console), refresh=True)
             elif (seen := " ".join(s.state for s in found)) != states or now - told >= LINE_EVERY:
                 states, told = seen, now
                 for s in found:
@@ -101,13 +101,13 @@ def _document(s: StudyStatus) -> dict[str, object]:
     return dataclasses.asdict(s)
 
 
-def _page(found: Sequence[StudyStatus], now: float) -> RenderableType:
+def _page(found: Sequence[StudyStatus], now: float, console: Console) -> RenderableType:
     parts: list[RenderableType] = []
     for s in found:
         if parts:
             parts.append(Text())
         parts.append(Text.assemble((s.name, "bold"), "  ", (_state(s, now), STATE_STYLES[s.state])))
-        parts.append(bar(s.counts["done"] + s.counts["diverged"], s.trials, _numbers(s)))
+        parts.append(bar(s.counts["done"] + s.counts["diverged"], s.trials, _numbers(s), console))
         if pace := _pace(s, now):
             parts.append(Text(pace, style="dim"))
         if s.running:

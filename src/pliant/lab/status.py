@@ -108,7 +108,7 @@ def matching(store: Store, names: Iterable[str]) -> list[str]:
     there = store.studies()
     if not there:
         raise StoreError(
-            f"The store {store.root} holds no study yet. `pliant run STUDY` starts one there, or name another store with --store."
+            f"The store {store.root} holds no study yet. `pliant run STUDY` starts one there; --store names another store."
         )
     chosen: dict[str, None] = {}
     for name in names:
@@ -145,8 +145,8 @@ class Watch:
         listed = self.store.read_json(self.store.root / "studies" / self.name / TRIALS)
         if not isinstance(listed, list) or not all(isinstance(t, dict) and "key" in t for t in listed):
             raise StoreError(
-                f"The study {self.name!r} in {self.store.root} has no list of its trials ({TRIALS}). Run it again: that writes the "
-                "list and trains only what is missing."
+                f"The study {self.name!r} in {self.store.root} has no list of its trials ({TRIALS}). Run it again: that writes "
+                "the list and trains only what is missing."
             )
         drivers = self.store.drivers(self.name)
         counts = dict.fromkeys(("done", "diverged", "failed", "running", "missing"), 0)

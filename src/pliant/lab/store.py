@@ -723,7 +723,7 @@ def _alive(pid: int, since: float) -> bool:
         pass
     try:
         state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        booted = next(int(line.split()[1]) for line in open("/proc/stat") if line.startswith("btime"))
+        booted = next(int(line.split()[1]) for line in Path("/proc/stat").read_text().splitlines() if line.startswith("btime"))
     except (OSError, ValueError, StopIteration):
         return True
     # A process that nobody has buried yet is dead; one that began after the lock was taken only has the same number.
