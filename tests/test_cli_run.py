@@ -182,9 +182,12 @@ def test_progress_on_a_terminal(small: Study, plain: bool, monkeypatch: pytest.M
     trials = plan(small)
 
     def shown() -> str:
-        with display.console.capture() as captured:
-            display.console.print(display._render())
-        return captured.get()
+        # Not the display's own console, which repaints what it showed before.
+        frame = io.StringIO()
+        Console(file=frame, width=80, force_terminal=True, no_color=True).print(display._render())
+        lines = frame.getvalue().splitlines()
+        assert len(lines) == 2 + len(display._courses), "nothing is folded"
+        return frame.getvalue()
 
     first, second, *_ = trials
     display.event(Event("started", first.key), first)
@@ -202,10 +205,10 @@ def test_progress_on_a_terminal(small: Study, plain: bool, monkeypatch: pytest.M
     display.event(Event("finished", first.key, data={"diverged": 1.0}), first)
     display.event(Event("started", second.key), second)
     # Three trials as long as the first one was: 80 s.
-    assert "1 of 4 trials after 1 min 20 s, about 4 min 00 s left, 1 diverged" in shown()
+    assert "1 of 4 trials, 1 diverged" in shown()
+    assert "1 min 20 s so far, about 4 min 00 s left" in shown()
     display.event(Event("failed", second.key, message="worker died"), second)
-    assert "2 of 4 trials" in shown()
-    assert "1 failed" in shown()
+    assert "2 of 4 trials, 1 diverged, 1 failed" in shown()
     display.finished()
     whole = text.getvalue()
     assert "diverged:" in whole
@@ -228,6 +231,6 @@ def test_progress_in_a_log_is_lines(small: Study, monkeypatch: pytest.MonkeyPatc
     assert "\x1b" not in text.getvalue()
     told = [line for line in text.getvalue().splitlines() if "left" in line]
     assert told == [
-        "0 of 4 trials after 16 s, at most about 2 min 24 s left",
-        "0 of 4 trials after 32 s, at most about 2 min 08 s left",
+        "0 of 4 trials; 16 s so far, at most about 2 min 24 s left",
+        "0 of 4 trials; 32 s so far, at most about 2 min 08 s left",
     ]

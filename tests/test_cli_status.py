@@ -59,7 +59,7 @@ def test_a_run_is_watched_from_another_process(pliant, tmp_path: Path) -> None:
         assert driver.returncode == 0, printed
     finally:
         driver.kill()
-        driver.wait()
+        driver.communicate()
     assert "\x1b" not in printed, "a pipe is no terminal"
     assert "4 trials trained" in printed
     assert not list(tmp_path.glob("pliant-store/studies/*/driver-*"))
@@ -75,7 +75,7 @@ def test_a_killed_driver_is_shown_as_stopped(pliant, tmp_path: Path) -> None:
         os.kill(driver.pid, signal.SIGKILL)
     finally:
         driver.kill()
-        driver.wait()
+        driver.communicate()
     deadline = time.monotonic() + PATIENCE
     # The workers notice that their driver is gone, in their own time.
     while json.loads(pliant("status", "--json")[1])[0]["running"] and time.monotonic() < deadline:

@@ -141,7 +141,7 @@ class Display:
         # Seldom in the long run: a log is read afterwards, and by people.
         if self._live is None and now - self._told > min(60.0, max(15.0, (now - self._began) / 10)):
             self._told = now
-            self.console.print(self._words(now), soft_wrap=True, markup=False)
+            self.console.print(f"{self._counts()}; {self._times(now)}", soft_wrap=True, markup=False)
 
     def _settle(self, event: Event, now: float) -> None:
         self._settled += 1
@@ -155,20 +155,22 @@ class Display:
         label = self._labels.get(trial.activation, trial.activation)
         return place(label, trial.repeat, trial.fold, trial.train.optimizer.lr if self._grid else None)
 
-    def _words(self, now: float) -> str:
+    def _counts(self) -> str:
+        words = f"{self._settled} of {self.waiting} trials"
+        words += f", {self._diverged} diverged" if self._diverged else ""
+        return words + (f", {self._failed} failed" if self._failed else "")
+
+    def _times(self, now: float) -> str:
         from pliant.lab.status import seconds_left
 
         paces = [course.pace(now) for _, course in self._courses.values()]
         seconds = seconds_left(self._took, paces, self.waiting - self._settled - len(paces))
-        words = (
-            f"{self._settled} of {self.waiting} trials after {duration(now - self._began)}, {left(seconds, bool(self._took))}"
-        )
-        words += f", {self._diverged} diverged" if self._diverged else ""
-        return words + (f", {self._failed} failed" if self._failed else "")
+        return f"{duration(now - self._began)} so far, {left(seconds, bool(self._took))}"
 
     def _render(self) -> RenderableType:
         rows = [(self._place(t), c.epoch, c.epochs, c.accuracy) for t, c in list(self._courses.values())]
-        return Group(bar(self._settled, self.waiting, self._words(time.monotonic()), self.console), trials_under_way(rows))
+        times = Text(self._times(time.monotonic()), style="dim")
+        return Group(bar(self._settled, self.waiting, self._counts(), self.console), times, trials_under_way(rows))
 
     def finished(self) -> None:
         self.seconds = time.monotonic() - self._began
