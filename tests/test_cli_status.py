@@ -69,7 +69,7 @@ def test_a_run_is_watched_from_another_process(pliant, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not hasattr(os, "killpg"), reason="needs POSIX signals")
 def test_a_killed_driver_is_shown_as_stopped(pliant, tmp_path: Path) -> None:
-    driver = start(tmp_path, "run", *ARGUMENTS, "--set", "train.epochs=100000", "--on", "local:2")
+    driver = start(tmp_path, "run", *ARGUMENTS, "--set", "train.epochs=100000", "--on", "local:1")
     try:
         until_running(pliant)
         os.kill(driver.pid, signal.SIGKILL)
