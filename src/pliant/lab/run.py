@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -14,6 +16,7 @@ from pliant.lab import executors
 from pliant.lab.executors import Event, Executor, Job
 from pliant.lab.protocol import split
 from pliant.lab.result import Result
+from pliant.lab.status import TRIALS
 from pliant.lab.store import Store, TrialBusyError
 from pliant.lab.study import Custom, Study, TrialSpec, activation_factory, data_of, plan
 from pliant.lab.train import build, train
@@ -32,7 +35,8 @@ class Progress(Protocol):
         """Called once before anything runs. ``waiting`` are the trials without a result."""
 
     def event(self, event: Event, trial: TrialSpec) -> None:
-        """Called for each event of the executor."""
+        """Called for each event of the executor. The data of "finished" hold ``diverged``, 0 or 1; "progress" whose data hold
+        ``busy`` says that another driver trains this trial, which will come again."""
 
     def finished(self) -> None:
         """Called once at the end, also when the run was interrupted."""
@@ -72,6 +76,7 @@ def run(
         activation_factory(spec, study.custom)()
     results = Store(Path(store))
     results.write_json(results.study(study.directory) / "study.json", study.model_dump(mode="json"))
+    results.write_json(results.study(study.directory) / TRIALS, _listed(study, trials))
     by_key = {spec.key: spec for spec in trials}
     waiting = [spec for spec in trials if results.trial(spec.key).outcome() in ("missing", "failed")]
     if progress is not None:
@@ -80,29 +85,49 @@ def run(
     busy: set[str] = set()
 
     def on_event(event: Event) -> None:
-        if "busy" in event.data:
-            busy.add(event.key)
         if event.key in busy and event.kind != "failed":
             return
+        if "busy" in event.data:
+            busy.add(event.key)
         if event.kind == "failed":
             results.trial(event.key).fail(event.message, event.attempt)
+        if event.kind == "finished":
+            diverged = results.trial(event.key).outcome() == "diverged"
+            event = replace(event, data={**event.data, "diverged": float(diverged)})
         if progress is not None:
             progress.event(event, by_key[event.key])
 
     work = functools.partial(run_trial, root=str(results.root), custom=study.custom, checkpoint_every=checkpoint_every)
     try:
         jobs = [Job(spec.key, spec.model_dump_json()) for spec in waiting]
-        while jobs:
-            executor.run(jobs, work, on_event)
-            # Another driver has these: wait for its results, or take over if it dies.
-            jobs = [job for job in jobs if job.key in busy]
-            busy.clear()
-            if jobs:
-                time.sleep(BUSY_WAIT)
+        with results.driving(study.directory) if jobs else contextlib.nullcontext():
+            while jobs:
+                executor.run(jobs, work, on_event)
+                # Another driver has these: wait for its results, or take over if it dies.
+                jobs = [job for job in jobs if job.key in busy]
+                busy.clear()
+                if jobs:
+                    time.sleep(BUSY_WAIT)
     finally:
         if progress is not None:
             progress.finished()
     return Result(study, results)
+
+
+def _listed(study: Study, trials: Sequence[TrialSpec]) -> list[dict[str, Any]]:
+    """The plan as those see it who have the store and not the study's data or code, see :mod:`pliant.lab.status`."""
+    labels, rates = study.labels, bool(study.train.lr_grid)
+    return [
+        {
+            "key": spec.key,
+            "label": labels[spec.activation],
+            "repeat": spec.repeat,
+            "fold": spec.fold,
+            "epochs": spec.train.epochs,
+            **({"lr": spec.train.optimizer.lr} if rates else {}),
+        }
+        for spec in trials
+    ]
 
 
 def run_trial(

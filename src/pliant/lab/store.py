@@ -10,6 +10,7 @@ Layout::
                                    failure.json              only when the infrastructure failed it
                                    result.json               written last: the only mark of a finished trial
     <store>/studies/<name>/                                  which trials a study is made of, and its tables
+                            driver-*.lock                    one for each process that runs the study now
 
 What is promised:
 
@@ -27,6 +28,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fnmatch
 import hashlib
 import json
 import math
@@ -37,6 +39,7 @@ import socket
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -58,6 +61,9 @@ PREDICTIONS: Final = "predictions.safetensors"
 FAILURE: Final = "failure.json"
 RESULT: Final = "result.json"
 LOCK: Final = "lock"
+DRIVER: Final = "driver-{}.lock"
+_LAST_ROWS: Final = 65536
+"""Bytes from the end of a history in which its last row is looked for first."""
 
 _KEY: Final = re.compile(r"[0-9a-f]{64}")
 _STUDY: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -89,6 +95,17 @@ class TrialBusyError(StoreError):
 
 class StorageFullError(StoreError):
     """The disk or the user's quota is full. Everything that was finished is still whole."""
+
+
+@dataclass(frozen=True)
+class Holder:
+    """The process that a lock names. ``since``: when it took the lock, in seconds since 1970. ``alive``: None for a process
+    of another machine, which cannot be asked from here."""
+
+    pid: int
+    host: str
+    since: float
+    alive: bool | None
 
 
 class Store:
@@ -175,6 +192,29 @@ class Store:
         with _translated(self.root):
             return sorted(e.name for e in _scan(self.root / "studies") if os.path.exists(os.path.join(e, "study.json")))
 
+    @contextlib.contextmanager
+    def driving(self, name: str) -> Iterator[None]:
+        """Let others see, through :meth:`drivers`, that this process runs the study. It excludes nobody."""
+        folder = self.study(name)
+        with _translated(folder):
+            for path, holder in _holders(folder):
+                if holder.alive is False:
+                    _remove(path)
+            path = folder / DRIVER.format(secrets.token_hex(4))
+            fd = _acquire(path)
+        try:
+            with _translated(path):
+                _sign(fd)
+            yield
+        finally:
+            _release(path, fd)
+
+    def drivers(self, name: str) -> list[Holder]:
+        """The processes that run the study, and those that died while they did; takes no lock and changes nothing."""
+        folder = self.root / "studies" / name
+        with _translated(folder):
+            return [holder for _, holder in _holders(folder)]
+
     def keys(self) -> list[str]:
         """The keys of all trials that were ever begun, sorted; reads directory names only."""
         keys: list[str] = []
@@ -252,6 +292,40 @@ class TrialDirectory:
         with _translated(self.path / HISTORY):
             return self._intact()[0]
 
+    def last_row(self) -> dict[str, Any] | None:
+        """The last whole row of the history, or None; reads the end of the file only, and passes over what is torn."""
+        path = self.path / HISTORY
+        with _translated(path):
+            try:
+                with open(path, "rb") as file:
+                    size = file.seek(0, os.SEEK_END)
+                    for start in dict.fromkeys((max(0, size - _LAST_ROWS), 0)):
+                        file.seek(start)
+                        lines = file.read().split(b"\n")[1 if start else 0 : -1]
+                        for line in reversed(lines):
+                            with contextlib.suppress(ValueError):
+                                row = json.loads(line)
+                                if isinstance(row, dict):
+                                    return row
+            except FileNotFoundError:
+                pass
+            return None
+
+    def holder(self) -> Holder | None:
+        """The process that holds :meth:`lock`, or that died with it; None when nobody does. Takes no lock itself: a look at a
+        trial must never make it busy for its trainer."""
+        with _translated(self.path / LOCK):
+            return _holder(self.path / LOCK)
+
+    def changed(self) -> float | None:
+        """When the trial's history, failure or result last changed, in seconds since 1970; None when there is none of them."""
+        times = []
+        with _translated(self.path):
+            for name in (HISTORY, FAILURE, RESULT):
+                with contextlib.suppress(FileNotFoundError):
+                    times.append(os.stat(self.path / name).st_mtime)
+        return max(times, default=None)
+
     def read(self, name: str) -> bytes | None:
         """The content of a file of this trial, or None when there is none."""
         target = self.path / _file_name(name)
@@ -276,7 +350,7 @@ class TrialDirectory:
             fd = _acquire(path)
         try:
             with _translated(path):
-                os.write(fd, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
+                _sign(fd)
                 # Whoever left a temporary file here was the previous holder, and is dead.
                 for entry in _scan(self.path):
                     if _TEMPORARY.fullmatch(entry.name):
@@ -616,6 +690,44 @@ def _busy(path: Path) -> TrialBusyError:
         f"The trial {path.parent} is being trained by {holder}. Wait until it has finished or end that process: the "
         f"same command then goes on where it stopped."
     )
+
+
+def _sign(fd: int) -> None:
+    os.write(fd, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
+
+
+def _holder(path: Path) -> Holder | None:
+    # Between its creation and its signature a lock is empty: nobody's yet.
+    with contextlib.suppress(FileNotFoundError, ValueError, TypeError, KeyError):
+        found = json.loads(path.read_bytes())
+        pid, host, since = int(found["pid"]), str(found["host"])[:100], path.stat().st_mtime
+        return Holder(pid, host, since, _alive(pid, since) if host == socket.gethostname() else None)
+    return None
+
+
+def _holders(folder: Path) -> list[tuple[Path, Holder]]:
+    paths = sorted(folder / e.name for e in _scan(folder) if fnmatch.fnmatch(e.name, DRIVER.format("*")))
+    return [(path, holder) for path in paths if (holder := _holder(path)) is not None]
+
+
+def _alive(pid: int, since: float) -> bool:
+    """Whether the process of this machine that took a lock at ``since`` still lives."""
+    if sys.platform == "win32":
+        # There the lock goes with its holder, and os.kill would end it.
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    try:
+        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        booted = next(int(line.split()[1]) for line in Path("/proc/stat").read_text().splitlines() if line.startswith("btime"))
+    except (OSError, ValueError, StopIteration):
+        return True
+    # A process that nobody has buried yet is dead; one that began after the lock was taken only has the same number.
+    return state not in "ZX" and booted + int(fields[18]) / os.sysconf("SC_CLK_TCK") <= since + 2
 
 
 def _acquire_by_flock(path: Path) -> int:

@@ -1,0 +1,93 @@
+"""``pliant list``: what there is to choose from."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import sys
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from pliant.cli.console import make_console, plain
+from pliant.cli.options import Json
+from pliant.errors import unknown
+
+
+def list_(
+    what: Annotated[str, typer.Argument(metavar="WHAT", help="activations, models, datasets, studies or executors.")],
+    as_json: Json = False,
+) -> None:
+    """List what there is to choose from."""
+    rows = _listing(what)
+    if as_json:
+        print(json.dumps(rows, indent=1))
+        return
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in rows[0]:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(plain(_cell(v)) for v in row.values()))
+    make_console().print(table)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(value)
+    return "" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _listing(what: str) -> list[dict[str, Any]]:
+    from pliant import catalog
+    from pliant.lab import datasets, executors, models, papers
+    from pliant.lab.datasets import inventory
+    from pliant.lab.network import measure
+
+    def first_line(thing: Any) -> str:
+        return (thing.__doc__ or "").strip().partition("\n")[0]
+
+    def options_of(function: Callable[..., Any]) -> list[str]:
+        parameters = inspect.signature(function).parameters.values()
+        return [f"{p.name}={p.default}" for p in parameters if p.default is not p.empty]
+
+    def network_row(name: str, function: Callable[..., Any]) -> dict[str, Any]:
+        row = {"name": name, "what": first_line(function), "for": None, "parameters": None, "activations": None}
+        if name in models.FIRST_USE:
+            shape, outputs = models.FIRST_USE[name]
+            size = measure(function, shape, outputs)
+            row |= {"for": f"{'x'.join(map(str, shape))} to {outputs}", **size._asdict()}
+        return {**row, "options": options_of(function)}
+
+    known: dict[str, Callable[[], list[dict[str, Any]]]] = {
+        "activations": lambda: [
+            {"name": e.name, "what": e.summary, "variants": sorted(e.variants), "aliases": list(e.aliases), "source": e.source}
+            for e in catalog.ALL.values()
+        ],
+        "models": lambda: [
+            *(network_row(n, f) for n, f in models.ALL.items()),
+            *(network_row(f"{n}:NAME", f) for n, f in models.external.LIBRARIES.items()),
+        ],
+        "datasets": lambda: [
+            {
+                "name": n,
+                "what": first_line(d),
+                "options": [f"{o}: {words}" for o, words in inventory.options(d.load).items()],
+                "source": d.source,
+            }
+            for n, d in datasets.ALL.items()
+        ],
+        "studies": lambda: [
+            {
+                "name": n,
+                "question": s.question,
+                "trials": len(s.activations) * s.protocol.folds * s.protocol.repeats * max(1, len(s.train.lr_grid)),
+            }
+            for n, s in papers.studies().items()
+        ],
+        "executors": lambda: [{"name": n, "what": first_line(sys.modules[e.__module__])} for n, e in executors.ALL.items()],
+    }
+    if what not in known:
+        raise unknown("list", what, known)
+    return known[what]()

@@ -1,0 +1,91 @@
+"""``pliant run``: train what has no result yet and print the verdict."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from pliant.cli.console import make_console, plain
+from pliant.cli.options import (
+    DEFAULT_STORE,
+    Activations,
+    Baseline,
+    Changes,
+    Folds,
+    Repeats,
+    StoreOption,
+    chosen_baseline,
+    chosen_study,
+)
+from pliant.cli.outcome import Told, finish, incomplete, summarise
+from pliant.cli.progress import Display
+from pliant.errors import PliantError
+
+if TYPE_CHECKING:
+    from pliant.lab import Study
+
+
+def run(
+    studies: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="STUDY...",
+            help="A study's name (see `pliant list studies`) or a study file ending in .toml; several run one after the other.",
+        ),
+    ],
+    activation: Activations = None,
+    folds: Folds = None,
+    repeats: Repeats = None,
+    changes: Changes = None,
+    store: StoreOption = DEFAULT_STORE,
+    on: Annotated[str, typer.Option(help="Where trials run: serial, local (a process per core), local:4.")] = "local",
+    baseline: Baseline = None,
+    open_page: Annotated[bool, typer.Option("--open", help="Open the report in a browser.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the result.")] = False,
+) -> None:
+    """Train what has no result yet, print the verdict, write report.html and the rows.
+
+    The same command goes on where it was stopped, and does nothing once all is done. From another terminal, `pliant status
+    --watch` shows how far it is.
+    """
+    console = make_console()
+    # All of them before the first is trained: a mistake in the last must not show after a night.
+    chosen = [(name, chosen_study(name, activation, folds, repeats, changes)) for name in studies]
+    against = [chosen_baseline(study, baseline) for _, study in chosen]
+    told: list[Told] = []
+    for i, ((name, study), base) in enumerate(zip(chosen, against, strict=True), start=1):
+        if len(chosen) > 1:
+            console.rule(f"{i} of {len(chosen)}: {plain(study.directory)}", style="dim")
+        try:
+            told.append(_one(name, study, base, console, store, on, open_page, quiet))
+        except KeyboardInterrupt:
+            print("\npliant: stopped. What was finished is kept; the same command goes on from here.", file=sys.stderr)
+            raise typer.Exit(130) from None
+        except PliantError as error:
+            from pliant.lab.store import StorageFullError
+
+            if len(chosen) == 1 or isinstance(error, StorageFullError):
+                raise
+            console.print(f"[bold red]{plain(study.name)} could not run:[/] {plain(str(error))}")
+            told.append(Told(study.directory, None, None, None))
+    if len(chosen) > 1:
+        summarise(told, console)
+    if any(t.result is None for t in told):
+        raise typer.Exit(2)
+    if any(t.result is not None and incomplete(t.result) for t in told):
+        raise typer.Exit(1)
+
+
+def _one(
+    name: str, study: Study, baseline: str | None, console: Console, store: Path, on: str, open_page: bool, quiet: bool
+) -> Told:
+    from pliant.lab import run as run_study
+
+    display = None if quiet else Display(console)
+    result = run_study(study, store=store, on=on, progress=display)
+    verdict = finish(result, name, console, baseline, open_page, display.waiting if display else None)
+    return Told(study.directory, result, verdict, display.seconds if display and display.waiting else None)
