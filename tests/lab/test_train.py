@@ -137,8 +137,8 @@ def test_the_selected_epoch_is_the_one_of_lowest_validation_loss(small: Study, t
     for row in result.rows:
         losses = [e["validation_loss"] for e in result.store.trial(row["key"]).history()]
         assert row["selected_epoch"] == int(np.argmin(losses)) + 1
-        assert row["validation_loss"] == pytest.approx(min(losses), rel=1e-3)
-        assert row["validation_loss_last"] == pytest.approx(losses[-1], rel=1e-3)
+        assert row["validation_loss"] == pytest.approx(min(losses), rel=1e-3, abs=1e-6)
+        assert row["validation_loss_last"] == pytest.approx(losses[-1], rel=1e-3, abs=1e-6)
         assert row["gap"] == pytest.approx(row["train_accuracy"] - row["validation_accuracy"])
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pliant.errors import PliantError
+from pliant.lab import dropout
 
 __all__ = ["ModelError", "construct", "module_identity", "source_identity"]
 
@@ -60,6 +61,7 @@ def construct(
             network = function(activation, **told, **options)
         if not isinstance(network, nn.Module):
             raise ModelError(f"{name} returned {type(network).__name__}, but a torch.nn.Module was expected.")
+        dropout.take_over(network)
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             logits = network.eval()(example)
     except PliantError:

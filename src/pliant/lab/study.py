@@ -29,7 +29,7 @@ from pliant.lab.network import construct, module_identity, source_identity
 
 __all__ = ["Component", "Custom", "Optimizer", "Protocol", "Study", "StudyError", "Train", "TrialSpec", "canonical", "plan"]
 
-TRAINING_VERSION = 1
+TRAINING_VERSION = 2
 """Bumped by hand when the training loop changes in a way that alters numbers; part of a trial's identity."""
 
 

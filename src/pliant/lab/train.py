@@ -8,7 +8,7 @@ import math
 import platform
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -23,7 +23,7 @@ from pliant.activation import Activation
 from pliant.clock import Clock
 from pliant.coefficients import Fixed
 from pliant.groups import activation_parameters, param_groups
-from pliant.lab import models
+from pliant.lab import dropout, models
 from pliant.lab.datasets import Data
 from pliant.lab.network import construct
 from pliant.lab.protocol import Split, seed_of, split
@@ -31,7 +31,7 @@ from pliant.lab.score import score
 from pliant.lab.store import TrialDirectory
 from pliant.lab.study import Custom, Optimizer, TrialSpec, activation_factory
 
-__all__ = ["build", "coefficients", "train"]
+__all__ = ["Training", "begin", "build", "coefficients", "train"]
 
 EVALUATION_BATCH = 8192
 PARTS = ("train", "validation", "test")
@@ -74,79 +74,160 @@ def train(
         DataError, ModelError: the data or the network cannot be used.
         StorageFullError: the disk is full; what was finished stays finished.
     """
-    parts = split(spec, data)
-    x, y = _tensors(spec, data, parts)
-    network, activations = build(spec, data, custom)
-    optimizer = _optimizer(network, spec.train.optimizer, activations)
-    per_epoch = len(_batched(torch.arange(len(parts.train)), spec.train.batch_size))
-    clock = Clock(network, spec.train.epochs * per_epoch, per_epoch)
-    best = copy.deepcopy(network.state_dict())
-    state = _State()
-    saved = trial.read("checkpoint.safetensors")
-    if saved is not None:
-        _restore(saved, network, optimizer, best, state)
-    trial.truncate_history(state.epoch)
-    started = datetime.now(UTC).isoformat(timespec="seconds")
+    training = begin(spec, data, custom, trial)
+    state = training.state
     session = time.perf_counter() - state.seconds
     written = time.perf_counter()
-
-    fitted, held = torch.from_numpy(parts.train), torch.from_numpy(parts.validation)
-    while state.epoch < spec.train.epochs and not state.diverged and not _stop(state, spec):
-        begin = time.perf_counter()
+    fitted, held = torch.from_numpy(training.parts.train), torch.from_numpy(training.parts.validation)
+    x, y, network = training.x, training.y, training.network
+    per_epoch = training.steps_per_epoch
+    clock = Clock(network, spec.train.epochs * per_epoch, per_epoch)
+    while training.goes_on:
+        start = time.perf_counter()
         state.epoch += 1
-        torch.manual_seed(seed_of("epoch", spec.seed, spec.repeat, spec.fold, state.epoch))
-        loss, accuracy = _epoch(network, optimizer, clock, x, y, fitted[torch.randperm(len(fitted))], spec.train.batch_size)
+        torch.manual_seed(training.epoch_seed)
+        dropout.reseed(network, training.epoch_seed)
+        order = fitted[torch.randperm(len(fitted))]
+        loss, accuracy = _epoch(network, training.optimizer, clock, x, y, order, spec.train.batch_size)
         validation_loss, validation_accuracy = _evaluate(network, x[held], y[held])
-        state.diverged = not (math.isfinite(loss) and math.isfinite(validation_loss))
-        if validation_loss < state.best_loss and not state.diverged:
-            state.best_loss, state.best_epoch = validation_loss, state.epoch
-            best = copy.deepcopy(network.state_dict())
+        if training.judge(loss, validation_loss):
+            training.best = copy.deepcopy(network.state_dict())
         state.seconds = time.perf_counter() - session
-        trial.append_history(
+        values = (loss, accuracy, validation_loss, validation_accuracy)
+        training.record(values, coefficients(network), time.perf_counter() - start, report)
+        if time.perf_counter() - written >= checkpoint_every and training.goes_on:
+            training.save()
+            written = time.perf_counter()
+    training.finish()
+
+
+def begin(spec: TrialSpec, data: Data, custom: Custom, trial: TrialDirectory, like: Training | None = None) -> Training:
+    """A trial as its directory has it: new, or as its checkpoint left it.
+
+    Args:
+        like: another training of the same data, whose tensors are taken where they are the same.
+
+    Raises:
+        DataError, ModelError: the data or the network cannot be used.
+    """
+    parts = split(spec, data)
+    if like is not None and not spec.standardise and not like.spec.standardise:
+        x, y = like.x, like.y
+    else:
+        x, y = _tensors(spec, data, parts)
+    network, activations = build(spec, data, custom)
+    optimizer = _optimizer(network, spec.train.optimizer, activations)
+    training = Training(
+        spec, data, trial, parts, x, y, network, activations, optimizer, copy.deepcopy(network.state_dict()), _State()
+    )
+    saved = trial.read("checkpoint.safetensors")
+    if saved is not None:
+        _restore(saved, network, optimizer, training.best, training.state)
+        training.resumed_from = training.state.epoch
+    trial.truncate_history(training.state.epoch)
+    return training
+
+
+@dataclass
+class Training:
+    """A trial under way: all that it consists of, and what of it reaches its directory."""
+
+    spec: TrialSpec
+    data: Data
+    trial: TrialDirectory
+    parts: Split
+    x: Tensor
+    y: Tensor
+    network: nn.Module
+    activations: list[nn.Module]
+    optimizer: torch.optim.Optimizer
+    best: dict[str, Tensor]
+    """The network's state_dict at the best epoch."""
+    state: _State
+    resumed_from: int = 0
+    lanes: int = 1
+    """The largest number of trials that were trained in one program with this one, itself among them."""
+    started: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return len(_batched(torch.arange(len(self.parts.train)), self.spec.train.batch_size))
+
+    @property
+    def epoch_seed(self) -> int:
+        """Where the randomness of the current epoch starts; the same for every activation of a fold."""
+        return seed_of("epoch", self.spec.seed, self.spec.repeat, self.spec.fold, self.state.epoch)
+
+    @property
+    def goes_on(self) -> bool:
+        return self.state.epoch < self.spec.train.epochs and not self.state.diverged and not _stop(self.state, self.spec)
+
+    def judge(self, loss: float, validation_loss: float) -> bool:
+        """Whether the epoch that just ended is the best so far; its losses also say whether the trial has diverged."""
+        self.state.diverged = not (math.isfinite(loss) and math.isfinite(validation_loss))
+        better = validation_loss < self.state.best_loss and not self.state.diverged
+        if better:
+            self.state.best_loss, self.state.best_epoch = validation_loss, self.state.epoch
+        return better
+
+    def record(
+        self,
+        values: tuple[float, float, float, float],
+        coefficients: Mapping[str, Any],
+        seconds: float,
+        report: Callable[[Mapping[str, float]], None],
+    ) -> None:
+        """Write the history row of the epoch that just ended and tell whoever listens."""
+        loss, accuracy, validation_loss, validation_accuracy = values
+        self.trial.append_history(
             {
-                "epoch": state.epoch,
+                "epoch": self.state.epoch,
                 "train_loss": loss,
                 "train_accuracy": accuracy,
                 "validation_loss": validation_loss,
                 "validation_accuracy": validation_accuracy,
-                "seconds": time.perf_counter() - begin,
-                "coefficients": coefficients(network),
+                "seconds": seconds,
+                "coefficients": coefficients,
             }
         )
-        report({"epoch": state.epoch, "epochs": spec.train.epochs, "validation_accuracy": validation_accuracy})
-        if time.perf_counter() - written >= checkpoint_every and state.epoch < spec.train.epochs:
-            trial.write("checkpoint.safetensors", _checkpoint(network, optimizer, best, state))
-            written = time.perf_counter()
+        report({"epoch": self.state.epoch, "epochs": self.spec.train.epochs, "validation_accuracy": validation_accuracy})
 
-    row, predictions = _measure(network, best, state, x, y, parts, data)
-    trial.write("predictions.safetensors", safetensors.torch.save(predictions))
-    sizes = {"n_train": len(parts.train), "n_validation": len(parts.validation), "n_test": len(parts.test)}
-    trial.finish(
-        {
-            "outcome": "diverged" if state.diverged else "done",
-            "row": {
-                **sizes,
-                **row,
-                "selected_epoch": state.best_epoch,
-                "epochs": state.epoch,
-                "parameters": sum(p.numel() for p in network.parameters()),
-                "activation_parameters": sum(p.numel() for p in activation_parameters(network, activations)),
-                "seconds": state.seconds,
-                "seconds_per_epoch": state.seconds / state.epoch,
-                "device": str(x.device),
-            },
-            "provenance": {
-                "started": started,
-                "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-                "resumed_from_epoch": 0 if saved is None else int(_metadata(saved)["epoch"]),
-                "threads": torch.get_num_threads(),
-                "torch": torch.__version__,
-                "numpy": np.__version__,
-                "python": platform.python_version(),
-                "machine": platform.machine(),
-            },
-        }
-    )
+    def save(self) -> None:
+        self.trial.write("checkpoint.safetensors", _checkpoint(self.network, self.optimizer, self.best, self.state))
+
+    def finish(self) -> None:
+        """Look at the test part, and write predictions and result."""
+        state, parts, network = self.state, self.parts, self.network
+        row, predictions = _measure(network, self.best, state, self.x, self.y, parts, self.data)
+        self.trial.write("predictions.safetensors", safetensors.torch.save(predictions))
+        sizes = {"n_train": len(parts.train), "n_validation": len(parts.validation), "n_test": len(parts.test)}
+        self.trial.finish(
+            {
+                "outcome": "diverged" if state.diverged else "done",
+                "row": {
+                    **sizes,
+                    **row,
+                    "selected_epoch": state.best_epoch,
+                    "epochs": state.epoch,
+                    "parameters": sum(p.numel() for p in network.parameters()),
+                    "activation_parameters": sum(p.numel() for p in activation_parameters(network, self.activations)),
+                    "seconds": state.seconds,
+                    "seconds_per_epoch": state.seconds / state.epoch,
+                    "device": str(self.x.device),
+                },
+                "provenance": {
+                    "started": self.started,
+                    "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+                    "resumed_from_epoch": self.resumed_from,
+                    "stacked_with": self.lanes - 1,
+                    "threads": torch.get_num_threads(),
+                    "torch": torch.__version__,
+                    "numpy": np.__version__,
+                    "python": platform.python_version(),
+                    "machine": platform.machine(),
+                },
+            }
+        )
 
 
 def _tensors(spec: TrialSpec, data: Data, parts: Split) -> tuple[Tensor, Tensor]:
@@ -156,7 +237,7 @@ def _tensors(spec: TrialSpec, data: Data, parts: Split) -> tuple[Tensor, Tensor]
         mean, sd = fitted.mean(axis=0), fitted.std(axis=0)
         # A feature that is constant on the fitted part carries nothing to scale; 1 leaves it at zero there.
         x = (x - mean) / np.where(sd > 0, sd, 1.0)
-    return torch.tensor(x, dtype=torch.float32), torch.tensor(data.y)
+    return torch.tensor(x, dtype=torch.get_default_dtype()), torch.tensor(data.y)
 
 
 def build(spec: TrialSpec, data: Data, custom: Custom) -> tuple[nn.Module, list[nn.Module]]:
@@ -168,7 +249,7 @@ def build(spec: TrialSpec, data: Data, custom: Custom) -> tuple[nn.Module, list[
     return construct(
         custom.model or models.ALL[spec.model.name],
         activation_factory(spec, custom),
-        torch.tensor(data.x[:2], dtype=torch.float32),
+        torch.tensor(data.x[:2], dtype=torch.get_default_dtype()),
         len(data.classes),
         {} if custom.model else spec.model.options,
         seed_of("weights", spec.seed, spec.repeat, spec.fold),
@@ -201,10 +282,14 @@ def _loss(logits: Tensor, y: Tensor, reduction: str = "mean") -> Tensor:
     return nn.functional.cross_entropy(logits, y, reduction=reduction)
 
 
-def _correct(logits: Tensor, y: Tensor) -> int:
+def _hits(logits: Tensor, y: Tensor) -> Tensor:
     if logits.numel() == len(y):
-        return int(((logits.flatten() > 0) == (y == 1)).sum())
-    return int((logits.argmax(1) == y).sum())
+        return (logits.flatten() > 0) == (y == 1)
+    return logits.argmax(1) == y
+
+
+def _correct(logits: Tensor, y: Tensor) -> int:
+    return int(_hits(logits, y).sum())
 
 
 def _epoch(
@@ -308,7 +393,7 @@ def coefficients(network: nn.Module) -> dict[str, dict[str, Any]]:
             values = {}
             for (name, kind), value in zip(module.kinds.items(), module.values(), strict=True):
                 if not isinstance(kind, Fixed) and isinstance(value, Tensor):
-                    numbers = value.detach().float().tolist()
+                    numbers = value.detach().double().tolist()
                     values[name] = numbers[0] if len(numbers) == 1 else numbers
             if values:
                 found[site] = values
