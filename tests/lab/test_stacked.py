@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -242,13 +241,13 @@ class Later(nn.Module):
 
 @pytest.mark.usefixtures("double")
 def test_one_lane_diverges_and_the_others_do_not_notice(tmp_path: Path) -> None:
-    """In the middle of its third epoch, after two usable ones; AReLU at a large step diverges in float64 too."""
+    """In the middle of its fourth epoch, after three usable ones."""
     wanted, data = study(["relu", Later, "arelu"]), WDBC.load()
     one, two = alone(wanted, data, tmp_path / "one"), stacked(wanted, data, tmp_path / "two")
     assert_same(one, two)
     assert [t.result()["outcome"] for t in two] == ["done", "diverged", "done"] * 2
-    assert [len(t.history()) for t in two[:3]] == [6, 3, 6]
-    assert two[1].result()["row"]["selected_epoch"] in (1, 2)
+    assert [len(t.history()) for t in two[:3]] == [6, 4, 6]
+    assert two[1].result()["row"]["selected_epoch"] in (1, 2, 3)
 
 
 def test_every_lane_diverges(tmp_path: Path) -> None:
@@ -332,8 +331,8 @@ def test_an_activation_that_draws_random_numbers_is_not_stacked() -> None:
     noise = Noise()
     network = nn.Sequential(nn.Linear(4, 4), noise)
     assert "draws random numbers" in (obstacle(network, [noise], torch.randn(2, 4)) or "")
-    before = torch.get_rng_state()
-    assert obstacle(nn.Sequential(nn.Linear(4, 4), copy.deepcopy(noise)), [], torch.randn(2, 4)) is not None
+    x, before = torch.randn(2, 4), torch.get_rng_state()
+    assert obstacle(network, [noise], x) is not None
     assert torch.equal(before, torch.get_rng_state())
 
 

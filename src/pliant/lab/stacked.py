@@ -423,7 +423,9 @@ class _Stack:
                 if not slot.start <= place < slot.stop:
                     continue
                 target = values[slot.name]
-                target.copy_(slot.of(place).reshape(target.shape))
+                # A module that is called lane by lane is the lane's own.
+                if target.data_ptr() != slot.tensor.data_ptr():
+                    target.copy_(slot.of(place).reshape(target.shape))
                 training.best[slot.name] = kept[place - slot.start].clone()
                 state = self.optimizer.state.get(slot.tensor)  # type: ignore[call-overload]
                 if state:

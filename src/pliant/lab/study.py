@@ -460,7 +460,7 @@ def plan(study: Study) -> tuple[TrialSpec, ...]:
         model = Component(name=study.model.name, options={**defaults, **study.model.options})
     else:
         data = data_of(study.dataset, custom)
-        example = torch.tensor(data.x[:2], dtype=torch.float32)
+        example = torch.tensor(data.x[:2], dtype=torch.get_default_dtype())
         network, _ = construct(custom.model, nn.Identity, example, len(data.classes), {}, 0, study.model.name)
         sources["network"] = module_identity(network)
     identities = {name: [source_identity(factory), _identity_of(factory, name)] for name, factory in custom.activations.items()}
