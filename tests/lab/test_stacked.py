@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import contextlib
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,9 +13,9 @@ import torch
 from torch import nn
 
 from pliant import AReLU
-from pliant.lab import Data, Study
+from pliant.lab import Data, Study, run
 from pliant.lab.datasets import WDBC
-from pliant.lab.stacked import obstacle, train_stacked
+from pliant.lab.stacked import lanes, obstacle, train_stacked
 from pliant.lab.store import Store, TrialDirectory
 from pliant.lab.study import TrialSpec, plan
 from pliant.lab.train import build, train
@@ -277,9 +279,7 @@ def bare(activation: Any) -> nn.Module:
 @pytest.mark.usefixtures("double")
 def test_a_users_own_network_and_activation(tmp_path: Path) -> None:
     x = np.random.default_rng(3).normal(size=(143, 5))
-    wanted = study(
-        ["relu", AcrossTheBatch, AReLU], data=(x, (x[:, 0] > 0).astype(int)), model=bare, folds=3, batch_size=32
-    )
+    wanted = study(["relu", AcrossTheBatch, AReLU], data=(x, (x[:, 0] > 0).astype(int)), model=bare, folds=3, batch_size=32)
     data = wanted.custom.data
     one, two = alone(wanted, data, tmp_path / "one"), stacked(wanted, data, tmp_path / "two")
     assert_same(one, two)
@@ -358,8 +358,6 @@ def test_the_networks_of_the_lab_can_be_stacked() -> None:
 
 
 def test_the_seconds_of_all_lanes_add_up(tmp_path: Path) -> None:
-    import time
-
     start = time.perf_counter()
     trials = stacked(study(["relu", "arelu"], epochs=5), WDBC.load(), tmp_path)
     passed = time.perf_counter() - start
@@ -367,3 +365,95 @@ def test_the_seconds_of_all_lanes_add_up(tmp_path: Path) -> None:
     assert 0 < total < passed
     for trial in trials:
         assert trial.result()["row"]["seconds"] == pytest.approx(sum(e["seconds"] for e in trial.history()))
+
+
+# --- in a run ---------------------------------------------------------------------------------------------------------
+
+
+class Heard:
+    def __init__(self) -> None:
+        self.events: list[tuple[str, str, float]] = []
+
+    def planned(self, study: Any, trials: Any, waiting: Any) -> None:
+        pass
+
+    def event(self, event: Any, trial: TrialSpec) -> None:
+        assert event.key == trial.key
+        assert "trial" not in event.data
+        self.events.append((event.kind, event.key, event.data.get("epoch", 0)))
+
+    def finished(self) -> None:
+        pass
+
+
+@pytest.mark.usefixtures("double")
+def test_a_run_stacks_and_says_of_each_trial_what_it_would_have_said(tmp_path: Path) -> None:
+    wanted, heard, usual = study(["relu", "arelu", "dsrelu"], epochs=2), Heard(), Heard()
+    two = run(wanted, store=tmp_path / "two", stack=4, progress=heard)
+    one = run(wanted, store=tmp_path / "one", stack=1, progress=usual)
+    trials = [[Store(r.store.root).trial(s.key) for s in plan(wanted)] for r in (one, two)]
+    assert_same(*trials)
+    assert [t.result()["provenance"]["stacked_with"] for t in trials[1]] == [3, 3, 3, 3, 1, 1]
+    assert sorted(heard.events) == sorted(usual.events)
+    assert run(wanted, store=tmp_path / "two", progress=heard).rows == two.rows
+
+
+def test_small_studies_and_large_networks_are_not_stacked() -> None:
+    data = WDBC.load()
+    example = torch.tensor(data.x[:2], dtype=torch.float32)
+
+    def size(trials: int, examples: int = 569, **options: Any) -> int:
+        wanted = study(["relu"], model={"name": "ffnn", "options": options})
+        network, activations = build(plan(wanted)[0], data, wanted.custom)
+        return lanes(network, activations, example, examples, trials)
+
+    assert [size(n, width=64) for n in (1, 7, 8, 60, 240, 10_000)] == [1, 1, 2, 15, 16, 16]
+    assert size(240, width=2048) == 1
+    assert size(240, width=64, examples=2_000_000) == 4
+
+
+class Breaks(nn.Module):
+    """Fails in its second epoch: a mistake in a user's code, which must cost its own trials and no others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, x):
+        self.calls += self.training
+        if self.calls > 6:
+            raise ValueError("six is enough")
+        return torch.relu(x)
+
+
+def test_a_lane_that_fails_takes_no_other_with_it(tmp_path: Path) -> None:
+    wanted, heard = study(["relu", Breaks, "arelu"], epochs=3), Heard()
+    result = run(wanted, store=tmp_path, stack=6, progress=heard, checkpoint_every=0)
+    assert result.counts["done"] == 4
+    assert result.counts["failed"] == 2
+    trials = [result.store.trial(s.key) for s in plan(wanted)]
+    assert "six is enough" in trials[1].failure()["error"]
+    # What the stack had done until then is not done again.
+    assert trials[0].result()["provenance"]["resumed_from_epoch"] == 1
+    kinds = {key: [k for k, other, _ in heard.events if other == key and k != "progress"] for _, key, _ in heard.events}
+    assert kinds[trials[0].key] == ["started", "retrying", "started", "finished"]
+    assert kinds[trials[1].key] == ["started", "retrying", "started", "failed"]
+
+
+def test_a_trial_that_another_driver_has_is_left_out_and_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = study(["relu", "arelu"], epochs=2)
+    key = plan(wanted)[2].key
+    lock = contextlib.ExitStack()
+    lock.enter_context(Store(tmp_path).trial(key).lock())
+    monkeypatch.setattr(time, "sleep", lambda seconds: lock.close())
+    result = run(wanted, store=tmp_path, stack=4)
+    assert result.counts["done"] == 4
+    assert [r["key"] for r in result.rows if result.store.trial(r["key"]).result()["provenance"]["stacked_with"] == 0] == [key]
+
+
+def test_worker_processes_give_the_same_stacks(tmp_path: Path) -> None:
+    wanted = study(["relu", "arelu"], epochs=2)
+    one, two = (run(wanted, store=tmp_path / on, on=on, stack=2) for on in ("serial", "local:2"))
+    for spec in plan(wanted):
+        a, b = one.store.trial(spec.key), two.store.trial(spec.key)
+        assert a.read("predictions.safetensors") == b.read("predictions.safetensors")

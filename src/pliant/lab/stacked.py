@@ -17,7 +17,6 @@ not to the bit. A lane's directory is that of any trial: it can be resumed alone
 
 from __future__ import annotations
 
-
 import copy
 import math
 import time
@@ -51,7 +50,16 @@ from pliant.lab.train import (
     train,
 )
 
-__all__ = ["obstacle", "train_stacked"]
+__all__ = ["lanes", "obstacle", "train_stacked"]
+
+MAX_LANES = 16
+STACKS = 4
+"""A study is cut into at least so many stacks, for workers to share. Not as many as there are workers: a sum over a batch is
+rounded differently in a stack of another size, and a study must give the same numbers wherever it runs."""
+MAX_PARAMETERS = 1_000_000
+"""Of one network. Beyond, the matrix products take most of the time alone too, and stacking them gains nothing."""
+MAX_NUMBERS = 1 << 28
+"""Of all lanes' examples together, 1 GiB in float32."""
 
 _DROPPED = 0x8000_8000_8000_8000
 """Four times the smallest int16."""
@@ -59,7 +67,9 @@ _DROPPED = 0x8000_8000_8000_8000
 Report = Callable[[int, Mapping[str, float]], None]
 
 _ELEMENTWISE = tuple(
-    entry.factory for entry in catalog.ALL.values() if isinstance(entry.factory, type) and not issubclass(entry.factory, Activation)
+    entry.factory
+    for entry in catalog.ALL.values()
+    if isinstance(entry.factory, type) and not issubclass(entry.factory, Activation)
 )
 
 
@@ -105,6 +115,17 @@ def train_stacked(
             report(i, row)
 
         train(specs[i], data, custom, trials[i], tell, checkpoint_every=checkpoint_every)
+
+
+def lanes(network: nn.Module, activations: Sequence[nn.Module], example: Tensor, examples: int, trials: int) -> int:
+    """How many trials of a study to train as one program; 1 where that is no faster, or not possible.
+
+    Args:
+        example: two examples, shape (2, ...). examples: how many the data set has. trials: how many the study has.
+    """
+    if obstacle(network, activations, example) is not None or sum(p.numel() for p in network.parameters()) > MAX_PARAMETERS:
+        return 1
+    return max(1, min(trials // STACKS, MAX_LANES, MAX_NUMBERS // max(1, examples * example[0].numel())))
 
 
 def obstacle(network: nn.Module, activations: Sequence[nn.Module], example: Tensor) -> str | None:
@@ -584,7 +605,10 @@ def _run(lanes: list[_Lane], report: Report, checkpoint_every: float) -> None:
             epoch = stack.epoch()
             validation = stack.evaluate()
             stack.remember(
-                [lane.training.judge(loss, held) for lane, (loss, _), (held, _) in zip(stack.lanes, epoch, validation, strict=True)]
+                [
+                    lane.training.judge(loss, held)
+                    for lane, (loss, _), (held, _) in zip(stack.lanes, epoch, validation, strict=True)
+                ]
             )
             found = stack.coefficients()
             share = (time.perf_counter() - mark) / len(stack.lanes)
@@ -593,7 +617,10 @@ def _run(lanes: list[_Lane], report: Report, checkpoint_every: float) -> None:
                 lane.training.state.seconds += share
                 place = lane.place
                 lane.training.record(
-                    (*fitted, *held), values, share, lambda row, place=place: report(place, row)  # type: ignore[misc]
+                    (*fitted, *held),
+                    values,
+                    share,
+                    lambda row, place=place: report(place, row),  # type: ignore[misc]
                 )
             if time.perf_counter() - written >= checkpoint_every:
                 for i, lane in enumerate(stack.lanes):
