@@ -449,11 +449,3 @@ def test_a_trial_that_another_driver_has_is_left_out_and_waited_for(tmp_path: Pa
     result = run(wanted, store=tmp_path, stack=4)
     assert result.counts["done"] == 4
     assert [r["key"] for r in result.rows if result.store.trial(r["key"]).result()["provenance"]["stacked_with"] == 0] == [key]
-
-
-def test_worker_processes_give_the_same_stacks(tmp_path: Path) -> None:
-    wanted = study(["relu", "arelu"], epochs=2)
-    one, two = (run(wanted, store=tmp_path / on, on=on, stack=2) for on in ("serial", "local:2"))
-    for spec in plan(wanted):
-        a, b = one.store.trial(spec.key), two.store.trial(spec.key)
-        assert a.read("predictions.safetensors") == b.read("predictions.safetensors")
