@@ -328,7 +328,7 @@ def mnist(root: Path, n: int, threads: int, args: argparse.Namespace) -> list[di
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--epochs", type=int, default=100)
     parser.add_argument("--widths", type=int, nargs="*", default=[512, 64])
     parser.add_argument("--threads", type=int, nargs="*", default=[1, 2])
     parser.add_argument("--images", type=int, default=10_000, help="0: no MNIST")

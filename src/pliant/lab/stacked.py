@@ -267,7 +267,9 @@ class _Linear(nn.Module):
     def __init__(self, modules: Sequence[nn.Linear]) -> None:
         super().__init__()
         self.weight = _stack([m.weight for m in modules])
-        self.bias = _stack([m.bias for m in modules]) if modules[0].bias is not None else None
+        self.bias: nn.Parameter | None = None
+        if "bias" in dict(modules[0].named_parameters()):
+            self.bias = _stack([m.bias for m in modules])
 
     def forward(self, x: Tensor, sizes: Sequence[int]) -> Tensor:
         if self.bias is None:
@@ -327,7 +329,7 @@ class _Activations(nn.Module):
         if len(self.runs) == 1 and not self.alone[0]:
             return self.runs[0](x)  # type: ignore[no-any-return]
         found, at = [], 0
-        for module, part, alone in zip(self.runs, x.split(self.lengths), self.alone, strict=True):
+        for module, part, alone in zip(self.runs, torch.split(x, self.lengths), self.alone, strict=True):
             if alone:
                 size = sizes[at]
                 # It may look across the batch, so it must not see what only fills the lane up.
@@ -429,9 +431,7 @@ class _Stack:
                 states.append(lane.training.optimizer.state.get(parameter) if parameter is not None else None)
             if states[0]:
                 held: Any = states
-                self.optimizer.state[slot.tensor] = {  # type: ignore[index]
-                    key: _rows([s[key] for s in held], slot) for key in held[0]
-                }
+                self.optimizer.state[slot.tensor] = {key: _rows([s[key] for s in held], slot) for key in held[0]}
 
     def give_back(self, place: int) -> None:
         """Put the state of a lane into its own network, optimizer and best weights."""
@@ -448,7 +448,7 @@ class _Stack:
                 if target.data_ptr() != slot.tensor.data_ptr():
                     target.copy_(slot.of(place).reshape(target.shape))
                 training.best[slot.name] = kept[place - slot.start].clone()
-                state = self.optimizer.state.get(slot.tensor)  # type: ignore[call-overload]
+                state = self.optimizer.state.get(slot.tensor)
                 if state:
                     shape = target.shape
                     training.optimizer.state[own[slot.name]] = {
