@@ -46,7 +46,8 @@ def test_compared_activations_share_weights_batches_and_dropout(tmp_path: Path) 
         repeats=2,
         epochs=4,
     )
-    result = run(study, store=tmp_path)
+    # In a stack two lanes may be rounded differently; see test_stacked.py.
+    result = run(study, store=tmp_path, stack=1)
     one, two = (measured(result, a) for a in study.activations)
     assert one == two
     assert histories(result, study.activations[0]) == histories(result, study.activations[1])

@@ -263,6 +263,28 @@ def _kind(module: nn.Module, activation: bool) -> str:
 # --- the stacked layers -----------------------------------------------------------------------------------------------
 
 
+class _Affine(torch.autograd.Function):
+    """x W^T + b for every lane. Its gradient lies in memory as W does; autograd's own comes transposed, and a copy of all
+    weights in every step costs as much as a third of the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        if bias is None:
+            return torch.bmm(x, weight.mT)
+        return torch.baddbmm(bias.unsqueeze(1), x, weight.mT)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        (g,) = grads
+        return (
+            torch.bmm(g, weight) if ctx.needs_input_grad[0] else None,
+            torch.bmm(g.mT, x),
+            g.sum(1) if ctx.needs_input_grad[2] else None,
+        )
+
+
 class _Linear(nn.Module):
     def __init__(self, modules: Sequence[nn.Linear]) -> None:
         super().__init__()
@@ -272,9 +294,7 @@ class _Linear(nn.Module):
             self.bias = _stack([m.bias for m in modules])
 
     def forward(self, x: Tensor, sizes: Sequence[int]) -> Tensor:
-        if self.bias is None:
-            return torch.bmm(x, self.weight.mT)
-        return torch.baddbmm(self.bias.unsqueeze(1), x, self.weight.mT)
+        return _Affine.apply(x, self.weight, self.bias)  # type: ignore[no-any-return,no-untyped-call]
 
 
 class _Flatten(nn.Module):
