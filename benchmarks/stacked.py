@@ -16,7 +16,7 @@ A ratio is the median over rounds of the ratio within a round. Everything is giv
 processor time (all threads together), which other work on the machine disturbs less.
 
 Larger data: one epoch over 10,000 MNIST images (files under PLIANT_DATA), a DataLoader over torchvision's MNIST with ToTensor
-and Normalize against uint8 images that stay in memory and are gathered and scaled a batch at a time.
+and Normalize against the lab's own way: uint8 images that stay in memory, gathered and scaled a batch at a time.
 """
 
 from __future__ import annotations
@@ -39,9 +39,11 @@ import torch
 from torch import Tensor, nn
 
 import pliant
-from pliant.lab import Study
+from pliant.lab import Data, Study, dropout
+from pliant.lab.batches import Examples, batches
 from pliant.lab.datasets import WDBC
 from pliant.lab.protocol import split
+from pliant.lab.recipe import Normalise
 from pliant.lab.stacked import train_stacked
 from pliant.lab.store import Store
 from pliant.lab.study import Custom, plan
@@ -270,13 +272,13 @@ def dense(activation: Callable[[], nn.Module]) -> nn.Sequential:
 def mnist(root: Path, n: int, threads: int, args: argparse.Namespace) -> list[dict[str, Any]]:
     from torchvision import datasets, transforms
 
-    from pliant.lab import dropout
-
     torch.set_num_threads(threads)
     change = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.1307,), (0.3081,))])
     whole = datasets.MNIST(root, train=True, transform=change)
     subset = torch.utils.data.Subset(whole, range(n))
-    images, labels = whole.data[:n, None].contiguous(), whole.targets[:n]
+    data = Data.of(whole.data[:n, None].numpy(), whole.targets[:n].numpy())
+    normalise = Normalise(kind="channels", mean=(0.1307,), std=(0.3081,))
+    examples = Examples.of(data, normalise, np.arange(n), torch.device("cpu"))
 
     def step(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor) -> None:
         optimizer.zero_grad(set_to_none=True)
@@ -300,15 +302,15 @@ def mnist(root: Path, n: int, threads: int, args: argparse.Namespace) -> list[di
 
         def resident(model: nn.Module, optimizer: Any) -> None:
             dropout.reseed(model, 1)
-            for rows in torch.randperm(n).split(128):
-                x = images[rows].to(torch.float32).sub_(0.1307 * 255).div_(0.3081 * 255)
-                step(model, optimizer, x, labels[rows])
+            order = torch.randperm(n)
+            for part in batches(order, 128):
+                step(model, optimizer, examples.batch(order[part]), examples.y[order[part]])
 
         def bare(model: nn.Module = torchs, optimizer: Any = torchs_adam, make: Any = make) -> None:
             # The least there is to do: the steps alone, on one batch that is there already.
             x = torch.randn(128, 1, 28, 28)
             for _ in range(-(-n // 128)):
-                step(model, optimizer, x, labels[:128])
+                step(model, optimizer, x, examples.y[:128])
 
         seconds = rounds(
             {

@@ -6,18 +6,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import networks
 import numpy as np
 import pytest
 import safetensors.numpy
 import torch
 from torch import nn
 
+import pliant.kernels
 from pliant import AReLU
 from pliant.lab import Data, Study, run
-from pliant.lab.datasets import WDBC
-from pliant.lab.stacked import lanes, obstacle, train_stacked
+from pliant.lab.datasets import ALL, WDBC
+from pliant.lab.run import _cut, _is_small
+from pliant.lab.stacked import lanes, obstacle, train_stacked, unstackable_network
 from pliant.lab.store import Store, TrialDirectory
-from pliant.lab.study import TrialSpec, plan
+from pliant.lab.study import Custom, TrialSpec, plan
 from pliant.lab.train import build, train
 
 TIMES = {"seconds", "seconds_per_epoch"}
@@ -118,7 +121,10 @@ def _close(a: Any, b: Any, rtol: float, atol: float, where: str = "") -> None:
 
 
 @pytest.mark.usefixtures("double")
-@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
+@pytest.mark.parametrize(
+    "optimizer",
+    ["adam", "sgd", *(pytest.param(name, marks=pytest.mark.slow) for name in ("adamw", "adagrad", "adadelta"))],
+)
 def test_a_stack_gives_what_each_trial_gives_alone(tmp_path: Path, optimizer: str) -> None:
     """Dropout, learned (per layer and per channel), scheduled (two schedules) and fixed coefficients in one stack."""
     changes = [f"train.optimizer.name={optimizer}", "train.optimizer.weight_decay=0.01"]
@@ -158,12 +164,96 @@ def test_folds_of_unequal_length(tmp_path: Path, n: int, batch: int) -> None:
 
 
 @pytest.mark.usefixtures("double")
-def test_many_classes_images_and_no_standardisation(tmp_path: Path) -> None:
+def test_many_classes_images_and_no_normalisation(tmp_path: Path) -> None:
     wanted = study(["relu", "atanh"], "protocol.standardise=false", dataset="digits", epochs=2, batch_size=128)
-    from pliant.lab.datasets import ALL
-
     data = ALL["digits"].load()
     assert_same(alone(wanted, data, tmp_path / "one"), stacked(wanted, data, tmp_path / "two"))
+
+
+def _convolutional(activation: Any, *, outputs: int) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(2, 3, 3), activation(), nn.Flatten(), nn.Linear(18, outputs))
+
+
+def images(n: int = 150, channels: int = 2, **more: Any) -> Data:
+    rng = np.random.default_rng(0)
+    y = np.arange(n) % 3
+    x = rng.integers(0, 120, (n, channels, 4, 5), dtype=np.uint8)
+    x[np.arange(n), 0, y] += 80
+    return Data.of(x, y, **more)
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("kind", ["none", "features", "channels", "image"])
+def test_images_of_bytes_are_normalised_for_each_lane(tmp_path: Path, kind: str) -> None:
+    """The bytes lie in the stack once; means and deviations are those of each fold."""
+    wanted = study(["relu", "arelu"], f"protocol.normalise={kind}", data=images(), epochs=2, batch_size=32)
+    data = wanted.custom.data
+    assert_same(alone(wanted, data, tmp_path / "one"), stacked(wanted, data, tmp_path / "two"))
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("design", ["official", "holdout", "groups"])
+def test_designs(tmp_path: Path, design: str) -> None:
+    n = 150
+    data = images(n, parts=np.arange(n) % 4 // 2 * 2, groups=np.arange(n) // 5)
+    protocol: dict[str, Any] = {"repeats": 2, "normalise": "channels"}
+    protocol |= {"folds": 2, "groups": True} if design == "groups" else {"design": design}
+    wanted = Study(
+        name="s",
+        data=data,
+        model={"name": "ffnn", "options": {"width": 8}},
+        activations=["relu", "dsrelu"],
+        protocol=protocol,
+        train={"epochs": 3, "batch_size": 32, "drop_last": True, "train_scores": "evaluated"},
+    )
+    one, two = alone(wanted, data, tmp_path / "one"), stacked(wanted, data, tmp_path / "two")
+    assert_same(one, two)
+    assert all(t.result()["provenance"]["stacked_with"] > 0 for t in two)
+    assert "evaluated_train_loss" in two[0].history()[0]
+
+
+@pytest.mark.usefixtures("double")
+def test_a_grid_of_rates_and_a_schedule_have_a_stack_each(tmp_path: Path) -> None:
+    """TensorFlow's Adam, whose epsilon goes by the number of steps taken, with a falling rate, killed and resumed."""
+    recipe = {
+        "epochs": 5,
+        "batch_size": 60,
+        "drop_last": True,
+        "lr_grid": [1e-3, 1e-2],
+        "optimizer": {"name": "adam", "constants": "tf1", "activation_lr_multiplier": 3.0},
+        "schedule": {"name": "steps", "factors": [[1, 0.5], [3, 0.1]]},
+    }
+    wanted = Study(
+        name="s", dataset="wdbc", model={"name": "ffnn", "options": {"width": 8}}, activations=["relu", "arelu"],
+        folds=2, repeats=1, train=recipe,
+    )  # fmt: skip
+    data, specs = WDBC.load(), plan(wanted)
+    one = alone(wanted, data, tmp_path / "one")
+    two = directories(tmp_path / "two", specs)
+
+    def stop(place: int, row: Any) -> None:
+        if place == 7 and row["epoch"] == 3:
+            raise StopError
+
+    with pytest.raises(StopError):
+        train_stacked(specs, data, wanted.custom, two, stop, checkpoint_every=0)
+    left = [i for i, trial in enumerate(two) if trial.outcome() != "done"]
+    assert len(left) == 4, "one stack was finished, the other was not"
+    train_stacked([specs[i] for i in left], data, wanted.custom, [two[i] for i in left])
+    assert_same(one, two)
+    assert {t.result()["provenance"]["stacked_with"] for t in two} == {3}
+    assert {two[i].result()["provenance"]["resumed_from_epoch"] for i in left} == {2}
+    assert {t.result()["row"]["lr"] for t in two[:2]} != {t.result()["row"]["lr"] for t in two[2:4]}
+
+
+def test_the_same_activation_under_two_names(tmp_path: Path) -> None:
+    """Trained one by one the two are equal to the last bit (test_train.py); in one stack they agree to rounding."""
+    wanted = study(["relu", networks.MyReLU], epochs=6, repeats=2, model={"name": "ffnn", "options": {"width": 33}})
+    result = run(wanted, store=tmp_path, stack=4)
+    trials = [result.store.trial(spec.key) for spec in plan(wanted)]
+    assert all(t.result()["provenance"]["stacked_with"] == 3 for t in trials)
+    for a, b in zip(trials[::2], trials[1::2], strict=True):
+        _close(a.history(), b.history(), 1e-4, 1e-5)
 
 
 def test_in_float32_the_difference_is_rounding(tmp_path: Path) -> None:
@@ -253,7 +343,6 @@ def test_one_lane_diverges_and_the_others_do_not_notice(tmp_path: Path) -> None:
 
 
 def test_every_lane_diverges(tmp_path: Path) -> None:
-    """Learned coefficients of a dead lane are recorded as they were before the step that broke it."""
     wanted = study(["arelu", "arelu[channels=8]", "gelu"], "train.optimizer.name=sgd", "train.optimizer.lr=1e25", epochs=3)
     data = WDBC.load()
     one, two = alone(wanted, data, tmp_path / "one"), stacked(wanted, data, tmp_path / "two")
@@ -324,15 +413,15 @@ def _hooked() -> nn.Module:
     ],
 )
 def test_what_cannot_be_stacked_says_why(network: nn.Module, expected: str) -> None:
-    assert expected in (obstacle(network, [], torch.randn(2, 4)) or "")
+    assert expected in (unstackable_network(network, [], torch.randn(2, 4)) or "")
 
 
 def test_an_activation_that_draws_random_numbers_is_not_stacked() -> None:
     noise = Noise()
     network = nn.Sequential(nn.Linear(4, 4), noise)
-    assert "draws random numbers" in (obstacle(network, [noise], torch.randn(2, 4)) or "")
+    assert "draws random numbers" in (unstackable_network(network, [noise], torch.randn(2, 4)) or "")
     x, before = torch.randn(2, 4), torch.get_rng_state()
-    assert obstacle(network, [noise], x) is not None
+    assert unstackable_network(network, [noise], x) is not None
     assert torch.equal(before, torch.get_rng_state())
 
 
@@ -354,7 +443,44 @@ def test_the_networks_of_the_lab_can_be_stacked() -> None:
     data = WDBC.load()
     for spec in plan(study([*MANY, "mish", "atanh", "swish", "frelu", "asigmoid"])):
         network, activations = build(spec, data, study(["relu"]).custom)
-        assert obstacle(network, activations, torch.tensor(data.x[:2], dtype=torch.float32)) is None
+        assert obstacle(spec, data, network, activations) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"train": {"epochs": 1, "augment": {"flip": True}}}, "augmented"),
+        ({"train": {"epochs": 1, "speed": ["bf16"]}}, "bf16"),
+        ({"quirks": ["double_softmax"]}, "the quirk double_softmax"),
+        ({"quirks": ["top_5_epoch_rows"]}, "the quirk top_5_epoch_rows"),
+        ({"data": Data.of(np.ones((40, 2, 4, 5)), np.arange(80).reshape(40, 2) % 2)}, "several labels"),
+        ({"model": _convolutional}, "0 is a Conv2d"),
+        ({"quirks": ["test_as_validation"]}, None),
+    ],
+)
+def test_what_a_recipe_has_that_a_stack_cannot_do(tmp_path: Path, changes: dict[str, Any], expected: str | None) -> None:
+    given: dict[str, Any] = {
+        "name": "s",
+        "data": images(),
+        "model": {"name": "ffnn", "options": {"width": 8}},
+        "activations": ["relu", "gelu"],
+        "protocol": {"design": "holdout", "repeats": 1, "normalise": "none"},
+        "train": {"epochs": 1},
+    }
+    wanted = Study(**{**given, **changes})
+    specs, data = plan(wanted), wanted.custom.data
+    network, activations = build(specs[0], data, wanted.custom)
+    found = obstacle(specs[0], data, network, activations)
+    assert found is None if expected is None else expected in (found or "")
+    trials = stacked(wanted, data, tmp_path)
+    assert {t.result()["provenance"]["stacked_with"] for t in trials} == {1 if expected is None else 0}
+
+
+def test_a_stack_is_for_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    (spec,) = plan(study(["relu"], folds=2))[:1]
+    network, activations = build(spec, WDBC.load(), Custom())
+    monkeypatch.setattr("pliant.lab.stacked.device_of", lambda spec: torch.device("cuda", 0))
+    assert "trained on cuda:0" in (obstacle(spec, WDBC.load(), network, activations) or "")
 
 
 def test_the_seconds_of_all_lanes_add_up(tmp_path: Path) -> None:
@@ -393,23 +519,56 @@ def test_a_run_stacks_and_says_of_each_trial_what_it_would_have_said(tmp_path: P
     one = run(wanted, store=tmp_path / "one", stack=1, progress=usual)
     trials = [[Store(r.store.root).trial(s.key) for s in plan(wanted)] for r in (one, two)]
     assert_same(*trials)
-    assert [t.result()["provenance"]["stacked_with"] for t in trials[1]] == [3, 3, 3, 3, 1, 1]
+    assert [t.result()["provenance"]["stacked_with"] for t in trials[1]] == [2] * 6
     assert sorted(heard.events) == sorted(usual.events)
     assert run(wanted, store=tmp_path / "two", progress=heard).rows == two.rows
 
 
 def test_small_studies_and_large_networks_are_not_stacked() -> None:
+    def size(trials: int, data: Data, **options: Any) -> int:
+        wanted = study(["relu"], data=data, model={"name": "ffnn", "options": options})
+        spec = plan(wanted)[0]
+        return lanes(spec, data, *build(spec, data, Custom()), trials)
+
     data = WDBC.load()
-    example = torch.tensor(data.x[:2], dtype=torch.float32)
+    assert [size(n, data, width=64) for n in (1, 7, 8, 60, 240, 10_000)] == [1, 1, 2, 15, 16, 16]
+    assert size(240, data, width=2048) == 1
+    # As floats of their own in every fold, and as bytes that all share.
+    large = np.broadcast_to(np.zeros(1, np.float32), (2_000_000, 30))
+    assert size(240, Data(large, np.arange(2_000_000) % 2, ("a", "b")), width=64) == 4
+    bytes_ = np.broadcast_to(np.zeros(1, np.uint8), (2_000_000, 1, 5, 6))
+    assert size(240, Data(bytes_, np.arange(2_000_000) % 2, ("a", "b")), width=64) == 16
 
-    def size(trials: int, examples: int = 569, **options: Any) -> int:
-        wanted = study(["relu"], model={"name": "ffnn", "options": options})
-        network, activations = build(plan(wanted)[0], data, wanted.custom)
-        return lanes(network, activations, example, examples, trials)
 
-    assert [size(n, width=64) for n in (1, 7, 8, 60, 240, 10_000)] == [1, 1, 2, 15, 16, 16]
-    assert size(240, width=2048) == 1
-    assert size(240, width=64, examples=2_000_000) == 4
+def test_the_activations_of_a_fold_are_in_one_stack_and_each_rate_in_its_own() -> None:
+    plain = plan(study(["relu", "arelu", "gelu"], folds=4, repeats=1))
+    cuts = _cut(plain, 7, 3)
+    assert [len(cut) for cut in cuts] == [6, 6]
+    assert [spec for cut in cuts for spec in cut] == list(plain)
+    assert [len(cut) for cut in _cut(plain, 2, 3)] == [2] * 6
+    assert _cut(plain, 1, 3) == [[spec] for spec in plain]
+    grid = plan(study(["relu", "arelu"], "train.lr_grid=[1e-3, 1e-2, 1e-1]", folds=3))
+    cuts = _cut(grid, 4, 2)
+    assert [len(cut) for cut in cuts] == [4, 4, 4, 2, 2, 2]
+    assert all(len({spec.train for spec in cut}) == 1 for cut in cuts)
+    assert {spec.key for cut in cuts for spec in cut} == {spec.key for spec in grid}
+
+
+def test_a_small_network_has_one_thread() -> None:
+    assert _is_small(nn.Sequential(nn.Linear(30, 512), nn.ReLU(), nn.Linear(512, 1)))
+    assert not _is_small(nn.Linear(1000, 1001))
+    assert not _is_small(nn.Sequential(nn.Conv2d(1, 2, 3)))
+
+
+@pytest.mark.parametrize(("model", "threads"), [(None, 1), (_convolutional, 2)])
+def test_threads_are_in_the_provenance(tmp_path: Path, model: Any, threads: int) -> None:
+    torch.set_num_threads(2)
+    wanted = study(["relu"], data=images(), epochs=1, model=model or {"name": "ffnn", "options": {"width": 8}})
+    result = run(wanted, store=tmp_path)
+    made = result.store.trial(plan(wanted)[0].key).result()["provenance"]
+    assert made["threads"] == threads
+    assert made["kernels"] == pliant.kernels.status()["cpu"]
+    assert torch.get_num_threads() == 2
 
 
 class Breaks(nn.Module):
