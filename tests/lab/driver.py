@@ -1,4 +1,4 @@
-"""A study run as a program of its own, so that tests can kill it: python driver.py STORE EXECUTOR."""
+"""A study run as a program of its own, so that tests can kill it: python driver.py STORE EXECUTOR STACK."""
 
 from __future__ import annotations
 
@@ -18,5 +18,5 @@ STUDY = Study(
 
 if __name__ == "__main__":
     print("running", flush=True)
-    result = run(STUDY, store=sys.argv[1], on=sys.argv[2], checkpoint_every=0)
+    result = run(STUDY, store=sys.argv[1], on=sys.argv[2], checkpoint_every=0, stack=int(sys.argv[3]))
     sys.exit(0 if result.counts["done"] == len(result.trials) else 1)

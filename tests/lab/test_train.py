@@ -52,7 +52,8 @@ def test_compared_activations_share_weights_batches_and_dropout(tmp_path: Path) 
         repeats=2,
         epochs=4,
     )
-    result = run(study, store=tmp_path)
+    # In a stack two lanes may be rounded differently; see test_stacked.py.
+    result = run(study, store=tmp_path, stack=1)
     one, two = (measured(result, a) for a in study.activations)
     assert one == two
     assert histories(result, study.activations[0]) == histories(result, study.activations[1])
@@ -143,8 +144,8 @@ def test_the_selected_epoch_is_the_one_of_lowest_validation_loss(small: Study, t
     for row in result.rows:
         losses = [e["validation_loss"] for e in result.store.trial(row["key"]).history()]
         assert row["selected_epoch"] == int(np.argmin(losses)) + 1
-        assert row["validation_loss"] == pytest.approx(min(losses), rel=1e-3)
-        assert row["validation_loss_last"] == pytest.approx(losses[-1], rel=1e-3)
+        assert row["validation_loss"] == pytest.approx(min(losses), rel=1e-3, abs=1e-6)
+        assert row["validation_loss_last"] == pytest.approx(losses[-1], rel=1e-3, abs=1e-6)
         assert row["gap"] == pytest.approx(row["train_accuracy"] - row["validation_accuracy"])
 
 

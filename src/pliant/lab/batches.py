@@ -6,6 +6,7 @@ Images lie there channels last, which is what convolutions want on a GPU and wha
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -72,9 +73,9 @@ class Examples:
     """All examples of a trial on its device.
 
     Args:
-        x: shape (n, ...), images as (n, H, W, C); uint8, or float32 that is normalised already.
+        x: shape (n, ...), images as (n, H, W, C); uint8, or torch's default float that is normalised already.
         y: the labels, see :class:`Data`.
-        scale, shift: for bytes: float32, broadcastable to x; a batch is ``x * scale + shift``. None: each image by itself.
+        scale, shift: for bytes: floats, broadcastable to x; a batch is ``x * scale + shift``. None: each image by itself.
     """
 
     x: Tensor
@@ -83,23 +84,32 @@ class Examples:
     shift: Tensor | None = None
 
     @classmethod
-    def of(cls, data: Data, normalise: Normalise, fitted: NDArray[np.int64], device: torch.device) -> Examples:
+    def of(
+        cls,
+        data: Data,
+        normalise: Normalise,
+        fitted: NDArray[np.int64],
+        device: torch.device,
+        like: Examples | None = None,
+    ) -> Examples:
         """Put ``data`` on the device.
 
         Args:
             fitted: the rows whose values may be looked at for means and deviations.
+            like: what another call made of the same data for the same device; bytes and labels are not put there twice.
 
         Raises:
             DataError: the stated means are not one a channel.
         """
-        y = torch.from_numpy(np.array(data.y)).to(device)
+        dtype = torch.get_default_dtype()
+        y = torch.from_numpy(np.array(data.y)).to(device) if like is None else like.y
         if data.x.dtype == np.uint8:
-            x = torch.from_numpy(np.array(_last(data.x), order="C")).to(device)
+            x = torch.from_numpy(np.array(_last(data.x), order="C")).to(device) if like is None else like.x
             if normalise.kind == "image":
                 return cls(x, y)
             mean, sd = _moments(data.x, normalise, fitted)
             scale, shift = (
-                torch.tensor(_last(v[None])[0] if v.ndim == 3 else v, dtype=torch.float32, device=device)
+                torch.tensor(_last(v[None])[0] if v.ndim == 3 else v, dtype=dtype, device=device)
                 for v in (1 / (255 * sd), -mean / sd)
             )
             return cls(x, y, scale, shift)
@@ -111,25 +121,55 @@ class Examples:
         elif normalise.kind != "none":
             mean, sd = _moments(data.x, normalise, fitted)
             values = (values - mean) / sd
-        return cls(torch.tensor(_last(values), dtype=torch.float32).contiguous().to(device), y)
+        return cls(torch.tensor(_last(values), dtype=dtype).contiguous().to(device), y)
 
     def __len__(self) -> int:
         return len(self.y)
 
     def batch(self, rows: Tensor, changes: Changes | None = None) -> Tensor:
-        """The examples as the network sees them: float32, shape (b, ...), images as (b, C, H, W) in channels-last memory."""
-        x = self.x.index_select(0, rows)
+        """The examples as the network sees them: torch's default float, images as (..., C, H, W) in channels-last memory.
+
+        Args:
+            rows: int64, shape (b,); or of any shape, which the examples then have in front of their own. With ``changes``
+                (b,).
+        """
+        x = self.x.index_select(0, rows.flatten())
         if changes is not None:
             x = changes(x)
+        x = x.view(*rows.shape, *x.shape[1:])
         if x.dtype == torch.uint8:
-            x = x.float()
+            x = x.to(torch.get_default_dtype())
             if self.scale is None or self.shift is None:
-                over = tuple(range(1, x.ndim))
-                sd = x.std(over, correction=0, keepdim=True).clamp_min(1 / math.sqrt(x[0].numel()))
+                over = tuple(range(rows.ndim, x.ndim))
+                values = math.prod(x.shape[rows.ndim :])
+                sd = x.std(over, correction=0, keepdim=True).clamp_min(1 / math.sqrt(values))
                 x = (x - x.mean(over, keepdim=True)) / sd
             else:
                 x = x.mul_(self.scale).add_(self.shift)
-        return x.permute(0, 3, 1, 2) if x.ndim == 4 else x
+        return x.movedim(-1, -3) if self.x.ndim == 4 else x
+
+    @classmethod
+    def together(cls, several: Sequence[Examples]) -> tuple[Examples, list[int]]:
+        """Those of L trials as one, for rows of shape (L, b), and what to add to each trial's row numbers. Tensors that trials
+        share are there once. All are bytes that are normalised in one way, or none is."""
+        bases = {id(e.x): e for e in several}
+        starts = dict(zip(bases, itertools.accumulate((len(e) for e in bases.values()), initial=0), strict=False))
+        x, y = (_joined([getattr(e, name) for e in bases.values()]) for name in ("x", "y"))
+        scale, shift = (
+            # A row for each trial; one number for all pixels has no axes of its own yet.
+            None if getattr(several[0], name) is None else torch.stack([_spread(getattr(e, name), x) for e in several])
+            for name in ("scale", "shift")
+        )
+        return cls(x, y, scale, shift), [starts[id(e.x)] for e in several]
+
+
+def _joined(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.cat(list(tensors)) if len(tensors) > 1 else tensors[0]
+
+
+def _spread(values: Tensor, x: Tensor) -> Tensor:
+    """With as many axes as a batch of one trial: shape (1, ...)."""
+    return values.reshape((1,) * (x.ndim - values.ndim) + values.shape)
 
 
 def batches(order: Tensor, batch_size: int, drop_last: bool = False) -> list[slice]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from pliant.errors import PliantError
+from pliant.lab import dropout
 
 __all__ = ["ModelError", "Size", "construct", "hollow", "measure", "module_identity", "source_identity"]
 
@@ -38,7 +39,7 @@ def construct(
     Args:
         function: the network's function, see :mod:`pliant.lab.models`.
         make: makes the activation of one call site.
-        example: two examples, shape (2, ...), float32.
+        example: two examples, shape (2, ...), of torch's default float.
         classes: C >= 2. With two the network may return one number or two for an example, else C.
         multilabel: an example can be of several classes, or of none: the network returns C numbers, also for two classes.
         seed: of torch's generator while the weights are drawn; the generator is left as it was.
@@ -64,6 +65,7 @@ def construct(
             network = function(activation, **told, **options)
         if not isinstance(network, nn.Module):
             raise ModelError(f"{name} returned {type(network).__name__}, but a torch.nn.Module was expected.")
+        dropout.take_over(network)
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             logits = network.eval()(example)
     except PliantError:

@@ -203,6 +203,11 @@ class Normalise(Frozen):
             raise ValueError("std must be positive")
         return self
 
+    @property
+    def fitted(self) -> bool:
+        """Whether it takes anything from the fitted part."""
+        return self.kind in ("features", "channels") and not self.mean
+
 
 class Augment(Frozen):
     """Random changes of the fitted images, drawn anew each epoch, the same for every activation.

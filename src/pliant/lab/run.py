@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -11,15 +12,17 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from torch import nn
 
 from pliant.lab import executors
 from pliant.lab.executors import Event, Executor, Job
 from pliant.lab.protocol import split
 from pliant.lab.result import Result
+from pliant.lab.stacked import MAX_PARAMETERS, lanes, train_stacked
 from pliant.lab.status import TRIALS
 from pliant.lab.store import Store, TrialBusyError
-from pliant.lab.study import Custom, Study, TrialSpec, activation_factory, data_of, plan
-from pliant.lab.train import build, train
+from pliant.lab.study import Custom, Study, TrialSpec, activation_factory, canonical, data_of, plan
+from pliant.lab.train import build
 
 __all__ = ["DEFAULT_STORE", "Progress", "run"]
 
@@ -49,11 +52,17 @@ def run(
     on: str | Executor = "serial",
     progress: Progress | None = None,
     checkpoint_every: float = 20.0,
+    stack: int | None = None,
 ) -> Result:
     """Train every trial of ``study`` that has no result yet, and give all results.
 
     Running the same study again does no work. Killed at any moment, it goes on where it was: finished trials stay, a trial
-    that was being trained goes on from its last checkpoint with the same numbers as if nothing had happened.
+    that was being trained goes on from its last checkpoint with the same numbers as if nothing had happened (those of a stack:
+    the same up to rounding).
+
+    A small network is trained on one thread. One that has convolutions or more than a million parameters takes the threads that
+    torch has: all cores on "serial", a worker's share on "local". Their number shows in the last bits of its results, and is
+    in the provenance of each.
 
     Args:
         study: what to compare.
@@ -62,6 +71,8 @@ def run(
             runs on "local" if they can be imported and the program has an ``if __name__ == "__main__":`` guard.
         progress: what is told about events.
         checkpoint_every: seconds between the checkpoints of a trial; 0 writes one each epoch.
+        stack: at most so many trials of small networks are trained as one program, with the same results up to rounding; 1
+            trains one by one. Default: as many as are faster, see :func:`pliant.lab.stacked.lanes`.
 
     Raises:
         PliantError: the study, the data, the store or the executor cannot be used; the disk is full. What was finished stays.
@@ -71,7 +82,7 @@ def run(
     # Tried once here, before anything is written, so that a mistake is one clear error and not one failure a trial.
     data = data_of(study.dataset, study.custom)
     split(trials[0], data)
-    build(trials[0], data, study.custom)
+    network, activations = build(trials[0], data, study.custom)
     for spec in trials[: len(study.activations)]:
         activation_factory(spec, study.custom)()
     results = Store(Path(store))
@@ -82,32 +93,29 @@ def run(
     if progress is not None:
         progress.planned(study, trials, waiting)
 
-    busy: set[str] = set()
-
-    def on_event(event: Event) -> None:
-        if event.key in busy and event.kind != "failed":
-            return
-        if "busy" in event.data:
-            busy.add(event.key)
-        if event.kind == "failed":
-            results.trial(event.key).fail(event.message, event.attempt)
-        if event.kind == "finished":
-            diverged = results.trial(event.key).outcome() == "diverged"
-            event = replace(event, data={**event.data, "diverged": float(diverged)})
-        if progress is not None:
-            progress.event(event, by_key[event.key])
-
-    work = functools.partial(run_trial, root=str(results.root), custom=study.custom, checkpoint_every=checkpoint_every)
+    work = functools.partial(
+        run_trials,
+        root=str(results.root),
+        custom=study.custom,
+        checkpoint_every=checkpoint_every,
+        one_thread=_is_small(network),
+    )
+    missing = set(waiting)
+    desk = _Desk(results, by_key, progress)
     try:
-        jobs = [Job(spec.key, spec.model_dump_json()) for spec in waiting]
+        size = lanes(trials[0], data, network, activations, len(trials)) if stack is None else stack
+        # Cut by the plan, and not by what waits: resumed, a trial has the neighbours that it had.
+        cuts = [[spec for spec in cut if spec in missing] for cut in _cut(trials, size, len(study.activations))]
+        jobs = [desk.job(specs) for specs in cuts if specs]
         with results.driving(study.directory) if jobs else contextlib.nullcontext():
             while jobs:
-                executor.run(jobs, work, on_event)
-                # Another driver has these: wait for its results, or take over if it dies.
-                jobs = [job for job in jobs if job.key in busy]
-                busy.clear()
-                if jobs:
+                executor.run(jobs, work, desk.on_event)
+                # Another driver has the busy ones: wait for its results, or take over if it dies.
+                if desk.busy:
                     time.sleep(BUSY_WAIT)
+                jobs = [desk.job([by_key[key]]) for key in sorted(desk.busy | desk.again)]
+                desk.busy.clear()
+                desk.again.clear()
     finally:
         if progress is not None:
             progress.finished()
@@ -130,27 +138,116 @@ def _listed(study: Study, trials: Sequence[TrialSpec]) -> list[dict[str, Any]]:
     ]
 
 
-def run_trial(
+def _cut(trials: Sequence[TrialSpec], size: int, activations: int) -> list[list[TrialSpec]]:
+    """The trials of a plan in stacks of at most ``size``. All activations of a fold are in one stack if that can hold them, so
+    that the same activation under two names is computed in the same way. Learning rates have stacks of their own."""
+    size = max(1, size - size % activations if size > activations else size)
+    if size == 1:
+        return [[spec] for spec in trials]
+    recipes = list(dict.fromkeys(canonical(spec.train.model_dump(mode="json")) for spec in trials))
+    found = []
+    for start in range(0, len(trials), size * len(recipes)):
+        window = trials[start : start + size * len(recipes)]
+        by_recipe: dict[str, list[TrialSpec]] = {recipe: [] for recipe in recipes}
+        for spec in window:
+            by_recipe[canonical(spec.train.model_dump(mode="json"))].append(spec)
+        found += [members[i : i + size] for members in by_recipe.values() for i in range(0, len(members), size)]
+    return found
+
+
+def _is_small(network: nn.Module) -> bool:
+    """Whether one thread trains it fastest; its sums are then the same wherever the trial runs."""
+    convolutions = any(isinstance(m, nn.Conv1d | nn.Conv2d | nn.Conv3d) for m in network.modules())
+    return not convolutions and sum(p.numel() for p in network.parameters()) <= MAX_PARAMETERS
+
+
+class _Desk:
+    """Turns what an executor says of jobs, which may be stacks of trials, into what is known of trials."""
+
+    def __init__(self, results: Store, by_key: Mapping[str, TrialSpec], progress: Progress | None) -> None:
+        self._results = results
+        self._by_key = by_key
+        self._progress = progress
+        self._members: dict[str, list[str]] = {}
+        self.busy: set[str] = set()
+        """Trials that another driver is training."""
+        self.again: set[str] = set()
+        """Trials whose stack failed as a whole, so that each is to be tried by itself."""
+
+    def job(self, specs: Sequence[TrialSpec]) -> Job:
+        self._members[specs[0].key] = [spec.key for spec in specs]
+        return Job(specs[0].key, json.dumps([spec.model_dump(mode="json") for spec in specs]))
+
+    def on_event(self, event: Event) -> None:
+        members = self._members[event.key]
+        if event.kind == "progress":
+            data = dict(event.data)
+            key = members[int(data.pop("trial", 0))]
+            self._tell(replace(event, key=key, data=data))
+            if "busy" in data:
+                self.busy.add(key)
+        elif event.kind == "failed" and len(members) > 1:
+            # One of them may have brought down the others, which must not be taken for failed.
+            for key in members:
+                if key not in self.busy and self._results.trial(key).outcome() in ("missing", "failed"):
+                    self.again.add(key)
+                    self._tell(replace(event, kind="retrying", key=key))
+                else:
+                    self._tell(replace(event, kind="finished", key=key, message=""))
+        else:
+            for key in members:
+                if event.kind == "failed":
+                    self._results.trial(key).fail(event.message, event.attempt)
+                self._tell(replace(event, key=key))
+
+    def _tell(self, event: Event) -> None:
+        if self._progress is None or (event.key in self.busy and event.kind != "failed"):
+            return
+        if event.kind == "finished":
+            diverged = self._results.trial(event.key).outcome() == "diverged"
+            event = replace(event, data={**event.data, "diverged": float(diverged)})
+        self._progress.event(event, self._by_key[event.key])
+
+
+def run_trials(
     job: Job,
     report: Callable[[Mapping[str, float]], None],
     *,
     root: str,
     custom: Custom,
     checkpoint_every: float,
+    one_thread: bool,
 ) -> None:
-    """What an executor's worker does: one trial, from its spec to its result in the store at ``root``."""
-    # One thread is fastest for a small network, and its sums are the same wherever the trial runs.
+    """What an executor's worker does: a few trials, from their specs to their results in the store at ``root``.
+
+    Reports what :func:`train` reports, with the trial's place in the job as "trial".
+    """
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    spec = TrialSpec.model_validate_json(job.payload)
-    trial = Store(Path(root)).trial(spec.key)
+    torch.set_num_threads(1 if one_thread else threads)
+    specs = [TrialSpec.model_validate(values) for values in json.loads(job.payload)]
+    store = Store(Path(root))
+    free: list[int] = []
+    trials = [store.trial(spec.key) for spec in specs]
     try:
-        with trial.lock(), torch.random.fork_rng(devices=[]):
-            if trial.outcome() in ("done", "diverged"):
-                return
-            trial.begin(spec.model_dump(mode="json"))
-            train(spec, data_of(spec.dataset, custom), custom, trial, report, checkpoint_every=checkpoint_every)
-    except TrialBusyError:
-        report({"busy": 1.0})
+        with contextlib.ExitStack() as locks:
+            locks.enter_context(torch.random.fork_rng(devices=[]))
+            for i, trial in enumerate(trials):
+                try:
+                    locks.enter_context(trial.lock())
+                except TrialBusyError:
+                    report({"trial": i, "busy": 1.0})
+                    continue
+                if trial.outcome() not in ("done", "diverged"):
+                    trial.begin(specs[i].model_dump(mode="json"))
+                    free.append(i)
+            if free:
+                train_stacked(
+                    [specs[i] for i in free],
+                    data_of(specs[0].dataset, custom),
+                    custom,
+                    [trials[i] for i in free],
+                    lambda place, row: report({**row, "trial": free[place]}),
+                    checkpoint_every=checkpoint_every,
+                )
     finally:
         torch.set_num_threads(threads)

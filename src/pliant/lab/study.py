@@ -486,7 +486,7 @@ def plan(study: Study) -> tuple[TrialSpec, ...]:
         model = Component(name=study.model.name, options={**defaults, **given.options})
     else:
         data = data_of(study.dataset, custom)
-        example = torch.tensor(data.x[:2], dtype=torch.float32)
+        example = torch.tensor(data.x[:2], dtype=torch.get_default_dtype())
         several = data.task == "multilabel"
         network, _ = construct(
             custom.model, nn.Identity, example, len(data.classes), {}, 0, study.model.name, multilabel=several

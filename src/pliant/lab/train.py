@@ -9,10 +9,10 @@ import math
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import safetensors
@@ -22,12 +22,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from pliant import kernels
 from pliant.activation import Activation
 from pliant.clock import Clock
 from pliant.coefficients import Fixed
 from pliant.errors import PliantError
 from pliant.groups import activation_parameters
-from pliant.lab import models, optimizers
+from pliant.lab import dropout, models, optimizers
 from pliant.lab.batches import Changes, Examples, batches
 from pliant.lab.datasets import Data
 from pliant.lab.network import construct
@@ -39,12 +40,15 @@ from pliant.lab.study import Custom, StudyError, TrialSpec, activation_factory
 
 __all__ = [
     "DeviceError",
+    "Training",
     "arithmetic",
+    "begin",
     "build",
     "coefficients",
     "correct",
     "device_of",
     "evaluation_batch",
+    "hits",
     "loss_of",
     "make_clock",
     "run_epoch",
@@ -143,121 +147,221 @@ def train(
     """
     device = device_of(spec)
     with arithmetic(spec.train, device):
-        _train(spec, data, custom, trial, report, checkpoint_every, device)
+        _train(begin(spec, data, custom, trial, device), report, checkpoint_every)
 
 
-def _train(
-    spec: TrialSpec,
-    data: Data,
-    custom: Custom,
-    trial: TrialDirectory,
-    report: Callable[[Mapping[str, float]], None],
-    checkpoint_every: float,
-    device: torch.device,
-) -> None:
-    recipe = spec.train
-    parts = split(spec, data)
-    examples = Examples.of(data, spec.normalise, parts.train, device)
-    fitted, held = (torch.from_numpy(rows).to(device) for rows in (parts.train, parts.validation))
-    network, activations = build(spec, data, custom)
-    network = network.to(device)
-    if examples.x.ndim == 4:
-        network = network.to(memory_format=torch.channels_last)
-    optimizer = optimizers.make(network, recipe.optimizer, activations)
+def _train(training: Training, report: Callable[[Mapping[str, float]], None], checkpoint_every: float) -> None:
+    spec, recipe, state = training.spec, training.spec.train, training.state
+    network, optimizer, examples = training.network, training.optimizer, training.examples
+    fitted, held = training.fitted, training.held
     forward = _compiled(network, recipe)
-    per_epoch = len(batches(fitted, recipe.batch_size, recipe.drop_last))
-    clock = make_clock(network, spec, per_epoch)
-    size = evaluation_batch(network, examples, spec)
-    best = copy.deepcopy(network.state_dict())
-    state = _State()
-    saved = trial.read("checkpoint.safetensors")
-    if saved is not None:
-        _restore(saved, network, optimizer, best, state)
-    trial.truncate_history(state.epoch)
-    started = datetime.now(UTC).isoformat(timespec="seconds")
+    clock = make_clock(network, spec, training.steps_per_epoch)
     session = time.perf_counter() - state.seconds
     written = time.perf_counter()
     top_5 = "top_5_epoch_rows" in spec.quirks
 
-    while state.epoch < recipe.epochs and not state.diverged and not _stop(state, spec):
-        begin = time.perf_counter()
-        optimizers.set_rate(optimizer, recipe.optimizer, recipe.schedule, state.epoch, recipe.epochs)
+    while training.goes_on:
+        start = time.perf_counter()
+        training.set_rate(optimizer)
         state.epoch += 1
-        seeds = (spec.seed, spec.repeat, spec.fold, state.epoch)
-        torch.manual_seed(seed_of("epoch", *seeds))
-        order = fitted[torch.randperm(len(fitted)).to(device)]
-        changes = Changes.draw(recipe.augment, len(order), seed_of("augmentation", *seeds), device)
+        torch.manual_seed(training.epoch_seed)
+        dropout.reseed(network, training.epoch_seed)
+        order = training.order()
+        seed = seed_of("augmentation", spec.seed, spec.repeat, spec.fold, state.epoch)
+        changes = Changes.draw(recipe.augment, len(order), seed, examples.y.device)
         loss, accuracy, running = run_epoch(
             network, forward, optimizer, clock, examples, order, changes, spec, keep_logits=top_5
         )
-        logits = _logits(network, examples, held, size, spec)
-        validation_loss = float(loss_of(logits, examples.y[held], spec))
-        validation_accuracy = float(correct(logits, examples.y[held])) / len(held)
-        state.diverged = not (math.isfinite(loss) and math.isfinite(validation_loss))
-        if validation_loss < state.best_loss and not state.diverged:
-            state.best_loss, state.best_epoch = validation_loss, state.epoch
-            best = copy.deepcopy(network.state_dict())
-        line = {
-            "epoch": state.epoch,
-            "train_loss": loss,
-            "train_accuracy": accuracy,
-            "validation_loss": validation_loss,
-            "validation_accuracy": validation_accuracy,
-        }
+        logits = training.logits(held)
+        line = {"train_loss": loss, "train_accuracy": accuracy, **_scored(logits, examples.y[held], spec, "validation")}
+        if training.judge(line):
+            training.best = copy.deepcopy(network.state_dict())
         if recipe.train_scores == "evaluated":
-            again = _logits(network, examples, fitted, size, spec)
-            line["evaluated_train_loss"] = float(loss_of(again, examples.y[fitted], spec))
-            line["evaluated_train_accuracy"] = float(correct(again, examples.y[fitted])) / len(fitted)
+            line |= _scored(training.logits(fitted), examples.y[fitted], spec, "evaluated_train")
         if top_5 and not state.diverged:
             for name, rows, given in (("train", order[: len(running)], running), ("validation", held, logits)):
-                scores = score(_numpy(examples.y[rows]), _probabilities(given, data), data.task)
+                scores = score(_numpy(examples.y[rows]), _probabilities(given, training.data), training.data.task)
                 line |= {f"{name}_{m}": scores[m] for m in TOP_METRICS}
         state.seconds = time.perf_counter() - session
-        trial.append_history({**line, "seconds": time.perf_counter() - begin, "coefficients": coefficients(network)})
-        report({"epoch": state.epoch, "epochs": recipe.epochs, "validation_accuracy": validation_accuracy})
-        if time.perf_counter() - written >= checkpoint_every and state.epoch < recipe.epochs:
-            trial.write("checkpoint.safetensors", _checkpoint(network, optimizer, best, state))
+        training.record(line, coefficients(network), time.perf_counter() - start, report)
+        if time.perf_counter() - written >= checkpoint_every and training.goes_on:
+            training.save()
             written = time.perf_counter()
+    training.finish()
 
-    row, predictions = _measure(network, best, state, examples, parts, data, size, spec)
-    trial.write("predictions.safetensors", safetensors.torch.save(predictions))
-    history = trial.history()
-    trial.finish(
-        {
-            "outcome": "diverged" if state.diverged else "done",
-            "row": {
-                "n_train": len(parts.train),
-                "n_validation": len(parts.validation),
-                "n_test": len(parts.test),
-                **row,
-                **(_top_5(history) if top_5 else {}),
-                "selected_epoch": state.best_epoch,
-                "epochs": state.epoch,
-                "steps": state.epoch * per_epoch,
-                "lr": recipe.optimizer.lr,
-                "parameters": sum(p.numel() for p in network.parameters()),
-                "activation_parameters": sum(p.numel() for p in activation_parameters(network, activations)),
-                "seconds": state.seconds,
-                "seconds_per_epoch": state.seconds / state.epoch,
-                "device": str(device),
-            },
-            "curves": {
-                "steps_per_epoch": per_epoch,
-                **{k: [e.get(k) for e in history] for k in history[0] if k not in ("epoch", "coefficients")},
-            },
-            "provenance": {
-                "started": started,
-                "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-                "resumed_from_epoch": 0 if saved is None else int(_metadata(saved)["epoch"]),
-                "threads": torch.get_num_threads(),
-                "torch": torch.__version__,
-                "numpy": np.__version__,
-                "python": platform.python_version(),
-                "machine": platform.machine(),
-                "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "",
-            },
-        }
+
+def begin(
+    spec: TrialSpec,
+    data: Data,
+    custom: Custom,
+    trial: TrialDirectory,
+    device: torch.device,
+    others: Iterable[Training] = (),
+) -> Training:
+    """A trial as its directory has it: new, or as its checkpoint left it.
+
+    Args:
+        others: further trainings on ``data`` and ``device``, whose examples are taken where they are the same.
+
+    Raises:
+        DataError, ModelError, StudyError: the data, the network or a quirk cannot be used.
+    """
+    parts = split(spec, data)
+    examples = _examples(spec, data, parts, device, others)
+    network, activations = build(spec, data, custom)
+    network = network.to(device)
+    if examples.x.ndim == 4:
+        network = network.to(memory_format=torch.channels_last)
+    training = Training(
+        spec,
+        data,
+        trial,
+        parts,
+        examples,
+        network,
+        activations,
+        optimizers.make(network, spec.train.optimizer, activations),
+        copy.deepcopy(network.state_dict()),
+        evaluation_batch(network, examples, spec),
     )
+    saved = trial.read("checkpoint.safetensors")
+    if saved is not None:
+        _restore(saved, network, training.optimizer, training.best, training.state)
+        training.resumed_from = training.state.epoch
+    trial.truncate_history(training.state.epoch)
+    return training
+
+
+def _examples(spec: TrialSpec, data: Data, parts: Split, device: torch.device, others: Iterable[Training]) -> Examples:
+    like = None
+    for other in others:
+        if other.spec.normalise == spec.normalise:
+            if not spec.normalise.fitted or np.array_equal(other.parts.train, parts.train):
+                return other.examples
+            like = other.examples
+    return Examples.of(data, spec.normalise, parts.train, device, like)
+
+
+@dataclass(eq=False)
+class Training:
+    """A trial under way: all that it consists of, and what of it reaches its directory. What trains it, alone or in a stack,
+    moves its weights; everything else is here."""
+
+    spec: TrialSpec
+    data: Data
+    trial: TrialDirectory
+    parts: Split
+    examples: Examples
+    network: nn.Module
+    activations: list[nn.Module]
+    optimizer: torch.optim.Optimizer
+    best: dict[str, Tensor]
+    """The network's state_dict at the best epoch."""
+    evaluation_batch: int
+    state: _State = field(default_factory=_State)
+    resumed_from: int = 0
+    lanes: int = 1
+    """The largest number of trials that were trained in one program with this one, itself among them."""
+    started: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+
+    def __post_init__(self) -> None:
+        self.fitted, self.held = (
+            torch.from_numpy(rows).to(self.examples.y.device) for rows in (self.parts.train, self.parts.validation)
+        )
+        self.steps_per_epoch = len(batches(self.fitted, self.spec.train.batch_size, self.spec.train.drop_last))
+
+    @property
+    def epoch_seed(self) -> int:
+        """Where the randomness of the current epoch starts; the same for every activation of a fold."""
+        return seed_of("epoch", self.spec.seed, self.spec.repeat, self.spec.fold, self.state.epoch)
+
+    @property
+    def goes_on(self) -> bool:
+        patience = self.spec.train.patience
+        stopped = patience is not None and self.state.epoch - self.state.best_epoch >= patience
+        return self.state.epoch < self.spec.train.epochs and not self.state.diverged and not stopped
+
+    def set_rate(self, optimizer: torch.optim.Optimizer) -> None:
+        """Give the optimizer that moves the weights the learning rates of the next epoch."""
+        recipe = self.spec.train
+        optimizers.set_rate(optimizer, recipe.optimizer, recipe.schedule, self.state.epoch, recipe.epochs)
+
+    def order(self, generator: torch.Generator | None = None) -> Tensor:
+        """The fitted rows in the order of an epoch, from a generator that was seeded with ``epoch_seed``; default torch's."""
+        return self.fitted[torch.randperm(len(self.fitted), generator=generator).to(self.fitted.device)]
+
+    def logits(self, rows: Tensor) -> Tensor:
+        """What the network returns for the examples in evaluation mode, shape (n, outputs)."""
+        return _logits(self.network, self.examples, rows, self.evaluation_batch, self.spec)
+
+    def judge(self, line: Mapping[str, float]) -> bool:
+        """Whether the epoch that just ended is the best so far; its losses also say whether the trial has diverged."""
+        state, validation_loss = self.state, line["validation_loss"]
+        state.diverged = not (math.isfinite(line["train_loss"]) and math.isfinite(validation_loss))
+        better = validation_loss < state.best_loss and not state.diverged
+        if better:
+            state.best_loss, state.best_epoch = validation_loss, state.epoch
+        return better
+
+    def record(
+        self,
+        line: Mapping[str, float],
+        coefficients: Mapping[str, Any],
+        seconds: float,
+        report: Callable[[Mapping[str, float]], None],
+    ) -> None:
+        """Write the history row of the epoch that just ended and tell whoever listens."""
+        epoch = self.state.epoch
+        self.trial.append_history({"epoch": epoch, **line, "seconds": seconds, "coefficients": coefficients})
+        report({"epoch": epoch, "epochs": self.spec.train.epochs, "validation_accuracy": line["validation_accuracy"]})
+
+    def save(self) -> None:
+        self.trial.write("checkpoint.safetensors", _checkpoint(self.network, self.optimizer, self.best, self.state))
+
+    def finish(self) -> None:
+        """Look at the test part, and write predictions and result."""
+        state, parts, network, device = self.state, self.parts, self.network, self.examples.y.device
+        row, predictions = _measure(self)
+        self.trial.write("predictions.safetensors", safetensors.torch.save(predictions))
+        history = self.trial.history()
+        self.trial.finish(
+            {
+                "outcome": "diverged" if state.diverged else "done",
+                "row": {
+                    "n_train": len(parts.train),
+                    "n_validation": len(parts.validation),
+                    "n_test": len(parts.test),
+                    **row,
+                    **(_top_5(history) if "top_5_epoch_rows" in self.spec.quirks else {}),
+                    "selected_epoch": state.best_epoch,
+                    "epochs": state.epoch,
+                    "steps": state.epoch * self.steps_per_epoch,
+                    "lr": self.spec.train.optimizer.lr,
+                    "parameters": sum(p.numel() for p in network.parameters()),
+                    "activation_parameters": sum(p.numel() for p in activation_parameters(network, self.activations)),
+                    "seconds": state.seconds,
+                    "seconds_per_epoch": state.seconds / state.epoch,
+                    "device": str(device),
+                },
+                "curves": {
+                    "steps_per_epoch": self.steps_per_epoch,
+                    **{k: [e.get(k) for e in history] for k in history[0] if k not in ("epoch", "coefficients")},
+                },
+                "provenance": {
+                    "started": self.started,
+                    "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+                    "resumed_from_epoch": self.resumed_from,
+                    "stacked_with": self.lanes - 1,
+                    "threads": torch.get_num_threads(),
+                    "torch": torch.__version__,
+                    "numpy": np.__version__,
+                    "python": platform.python_version(),
+                    "machine": platform.machine(),
+                    "kernels": kernels.status().get(device.type, "none"),
+                    "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "",
+                },
+            }
+        )
 
 
 def build(spec: TrialSpec, data: Data, custom: Custom) -> tuple[nn.Module, list[nn.Module]]:
@@ -267,7 +371,7 @@ def build(spec: TrialSpec, data: Data, custom: Custom) -> tuple[nn.Module, list[
     Raises:
         ModelError: see :func:`pliant.lab.network.construct`. StudyError: a quirk that this network has no use for.
     """
-    example = torch.tensor(data.x[:2], dtype=torch.float32)
+    example = torch.tensor(data.x[:2], dtype=torch.get_default_dtype())
     example = example / 255 if data.x.dtype == np.uint8 else example
     network, activations = construct(
         custom.model or models.find(spec.model.name),
@@ -312,13 +416,8 @@ def _compiled(network: nn.Module, recipe: Train) -> Callable[[Tensor], Tensor]:
     return forward
 
 
-def _stop(state: _State, spec: TrialSpec) -> bool:
-    patience = spec.train.patience
-    return patience is not None and state.epoch - state.best_epoch >= patience
-
-
-def loss_of(logits: Tensor, y: Tensor, spec: TrialSpec) -> Tensor:
-    """Mean cross-entropy in nats, a 0-dim tensor.
+def loss_of(logits: Tensor, y: Tensor, spec: TrialSpec, reduction: Literal["mean", "none"] = "mean") -> Tensor:
+    """Mean cross-entropy in nats, a 0-dim tensor; or of each example, shape (n,), which several labels an example do not have.
 
     Args:
         logits: shape (n, C), or n numbers for two classes.
@@ -329,10 +428,10 @@ def loss_of(logits: Tensor, y: Tensor, spec: TrialSpec) -> Tensor:
         each = nn.functional.binary_cross_entropy_with_logits(logits, (y == 1).to(logits.dtype), reduction="none")
         return torch.where(counted, each, 0.0).sum() / counted.sum()
     if logits.numel() == len(y):
-        return nn.functional.binary_cross_entropy_with_logits(logits.flatten(), y.to(logits.dtype))
+        return nn.functional.binary_cross_entropy_with_logits(logits.flatten(), y.to(logits.dtype), reduction=reduction)
     if "double_softmax" in spec.quirks:
         logits = logits.softmax(1)
-    return nn.functional.cross_entropy(logits, y)
+    return nn.functional.cross_entropy(logits, y, reduction=reduction)
 
 
 def correct(logits: Tensor, y: Tensor) -> Tensor:
@@ -341,9 +440,18 @@ def correct(logits: Tensor, y: Tensor) -> Tensor:
     if y.ndim == 2:
         counted = y != 255
         return ((((logits > 0) == (y == 1)) & counted).sum() / counted.sum()) * len(y)
+    return hits(logits, y).sum()
+
+
+def hits(logits: Tensor, y: Tensor) -> Tensor:
+    """Which of n examples with one label each are classified right, bool, shape (n,)."""
     if logits.numel() == len(y):
-        return ((logits.flatten() > 0) == (y == 1)).sum()
-    return (logits.argmax(1) == y).sum()
+        return (logits.flatten() > 0) == (y == 1)
+    return logits.argmax(1) == y
+
+
+def _scored(logits: Tensor, y: Tensor, spec: TrialSpec, part: str) -> dict[str, float]:
+    return {f"{part}_loss": float(loss_of(logits, y, spec)), f"{part}_accuracy": float(correct(logits, y)) / len(y)}
 
 
 def run_epoch(
@@ -369,7 +477,7 @@ def run_epoch(
     network.train()
     recipe = spec.train
     total = torch.zeros((), dtype=torch.float64, device=order.device)
-    hits = torch.zeros((), dtype=torch.float64, device=order.device)
+    right = torch.zeros((), dtype=torch.float64, device=order.device)
     kept: list[Tensor] = []
     parts = batches(order, recipe.batch_size, recipe.drop_last)
     for part in parts:
@@ -379,18 +487,19 @@ def run_epoch(
             torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
         with torch.autocast(order.device.type, torch.bfloat16, enabled="bf16" in recipe.speed):
             logits = forward(x)
-        logits = logits.float()
+        # A loss is summed in full precision, whatever computed the logits.
+        logits = logits.float() if logits.dtype == torch.bfloat16 else logits
         loss = loss_of(logits, target, spec)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         clock.step()
         total += loss.detach() * len(rows)
-        hits += correct(logits.detach(), target)
+        right += correct(logits.detach(), target)
         if keep_logits:
             kept.append(logits.detach().reshape(len(rows), -1).clone())
     n = parts[-1].stop
-    return float(total) / n, float(hits) / n, torch.cat(kept) if kept else order[:0]
+    return float(total) / n, float(right) / n, torch.cat(kept) if kept else order[:0]
 
 
 # --- evaluation -------------------------------------------------------------------------------------------------------
@@ -462,17 +571,9 @@ def _probabilities(logits: Tensor, data: Data) -> NDArray[np.float64]:
     return _numpy(probabilities[:, 1] if values.shape[1] == 2 else probabilities)
 
 
-def _measure(
-    network: nn.Module,
-    best: Mapping[str, Tensor],
-    state: _State,
-    examples: Examples,
-    parts: Split,
-    data: Data,
-    size: int,
-    spec: TrialSpec,
-) -> tuple[dict[str, float], dict[str, Tensor]]:
+def _measure(training: Training) -> tuple[dict[str, float], dict[str, Tensor]]:
     """Scores and test predictions at the selected and at the last epoch. The test part is looked at here and nowhere else."""
+    state, parts, data, examples = training.state, training.parts, training.data, training.examples
     row: dict[str, float] = {}
     rows = {name: torch.from_numpy(getattr(parts, name)).to(examples.y.device) for name in PARTS}
     targets = {name: _numpy(examples.y[rows[name]]) for name in PARTS}
@@ -482,12 +583,12 @@ def _measure(
     for suffix in ("_last", ""):
         broken = not usable if not suffix else state.diverged
         if not suffix and state.best_epoch != state.epoch:
-            network.load_state_dict(best)
+            training.network.load_state_dict(training.best)
             found = {}
         if broken:
             found = {}
         elif not found:
-            found = {n: _probabilities(_logits(network, examples, rows[n], size, spec), data) for n in PARTS}
+            found = {n: _probabilities(training.logits(rows[n]), data) for n in PARTS}
         if not all(np.isfinite(s).all() for s in found.values()):
             # Finite while it was trained, and not on what it had not seen: that is a divergence like any other.
             state.diverged = broken = True
@@ -529,7 +630,7 @@ def coefficients(network: nn.Module) -> dict[str, dict[str, Any]]:
             values = {}
             for (name, kind), value in zip(module.kinds.items(), module.values(), strict=True):
                 if not isinstance(kind, Fixed) and isinstance(value, Tensor):
-                    numbers = value.detach().float().tolist()
+                    numbers = value.detach().tolist()
                     values[name] = numbers[0] if len(numbers) == 1 else numbers
             if values:
                 found[site] = values
