@@ -6,6 +6,7 @@ out; nothing here trains, reads files or draws. docs/verdict.md explains it, tes
 
 from pliant.lab.verdict.crossed import Sampled, bootstrap, expected_precision_crossed, identity, resamples
 from pliant.lab.verdict.judging import judge
+from pliant.lab.verdict.many import DatasetComparison, DatasetVerdict, judge_datasets, means_of, nemenyi, signed_rank
 from pliant.lab.verdict.paired import expected_precision, holm
 from pliant.lab.verdict.resample import Predictions
 from pliant.lab.verdict.rows import MOST_REPEATS
@@ -14,6 +15,8 @@ from pliant.lab.verdict.words import Comparison, Estimate, Posterior, Verdict, V
 __all__ = [
     "MOST_REPEATS",
     "Comparison",
+    "DatasetComparison",
+    "DatasetVerdict",
     "Estimate",
     "Posterior",
     "Predictions",
@@ -27,5 +30,9 @@ __all__ = [
     "holm",
     "identity",
     "judge",
+    "judge_datasets",
+    "means_of",
+    "nemenyi",
     "resamples",
+    "signed_rank",
 ]
