@@ -138,15 +138,15 @@ def judge_datasets(
     if not (math.isfinite(margin) and margin >= 0):
         raise VerdictError(f"The margin of equivalence is {margin:g}; expected a number from 0 on, in units of {metric}.")
     check_alpha(alpha)
-    values = {d: [found.get(a, math.nan) for a in activations] for d, found in means.items()}
-    used = [d for d, row in values.items() if np.isfinite(row).all()]
+    values = {name: [found.get(a, math.nan) for a in activations] for name, found in means.items()}
+    used = [name for name, row in values.items() if np.isfinite(row).all()]
     warnings = []
-    for d, row in values.items():
+    for name, row in values.items():
         if lacking := [a for a, v in zip(activations, row, strict=True) if not math.isfinite(v)]:
-            warnings.append(f"Left out: {d}, where {', '.join(lacking)} has no score.")
+            warnings.append(f"Left out: {name}, where {', '.join(lacking)} has no score.")
     if not used:
         raise VerdictError(f"None of {len(means)} data sets has a score of every activation; expected at least one.")
-    table = np.array([values[d] for d in used], np.float64)
+    table = np.array([values[name] for name in used], np.float64)
     n, k = table.shape
     others = [a for a in activations if a != baseline]
     if n < FEWEST_TO_TEST:
