@@ -21,7 +21,7 @@ VIOLATIONS = {
     "adapters": ("adapters/timm.py", "import pliant.lab.store"),
     "schedules": ("schedules.py", "import torch"),
     "activations": ("activations/srelu.py", "from pliant.activations import prelu"),
-    "judging": ("lab/verdict.py", "import torch"),
+    "judging": ("lab/verdict/paired.py", "import torch"),
     "report": ("lab/report/page.py", "import pliant.lab.study"),
     "executors": ("lab/executors/local.py", "import pliant.lab.study"),
     "data-and-networks": ("lab/models/ffnn.py", "import pliant.lab.datasets"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,8 @@ from pliant.cli.options import (
 from pliant.cli.outcome import stored
 
 if TYPE_CHECKING:
-    from pliant.lab import Result
+    from pliant.lab import Study
+    from pliant.lab.result import Precision
 
 
 def plan(
@@ -36,8 +38,6 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """Show the trials of a study, what is done, how long the rest takes, and what precision to expect."""
-    from pliant.lab.verdict import expected_precision
-
     result = stored(chosen_study(study, activation, folds, repeats, changes), store, create=False)
     chosen = result.study
     by_activation = {
@@ -47,9 +47,7 @@ def plan(
     seconds = [float(r["seconds"]) for r in result.trial_rows if r.get("seconds")]
     left = result.counts["missing"] + result.counts["failed"]
     n_train, n_validation, n_test = result.sizes()
-    spread = [float(c) for c in _spreads(result)]
-    sd = statistics.median(spread) if spread else None
-    half = expected_precision(chosen.protocol.folds, chosen.protocol.repeats, n_train, n_test, sd if sd else 0.01)
+    precision = result.expected_precision()
     if as_json:
         print(
             json.dumps(
@@ -62,8 +60,9 @@ def plan(
                     "n_train": n_train,
                     "n_validation": n_validation,
                     "n_test": n_test,
-                    "sd_of_differences": sd,
-                    "expected_half_width": half if sd else None,
+                    "sd_of_differences": precision.sd if precision.measured else None,
+                    "sd_from_test_examples": precision.sd_examples if precision.measured else None,
+                    "expected_half_width": precision.half_width if precision.measured else None,
                 },
                 indent=1,
             )
@@ -93,24 +92,29 @@ def plan(
         console.print(f"Left: {left} trials of about {each:.1f} s each, {duration(left * each)} on one process.")
     else:
         console.print(f"Left: {left} trials; how long one takes is known once the first is done.")
-    if sd:
-        console.print(
-            f"Expected precision: differences in {chosen.metric} within +-{100 * half:.2f} points (95 %), at the spread of "
-            f"{100 * sd:.2f} points between folds seen so far."
-        )
-    else:
-        console.print(
-            f"Expected precision: +-{100 * half:.2f} points (95 %) for each point of spread (sd) between folds in the "
-            f"difference of two activations. Practically equal means within {100 * chosen.margin:g} points."
-        )
+    console.print(plain(_precision(precision, chosen)))
 
 
-def _spreads(result: Result) -> list[float]:
-    if result.counts["done"] + result.counts["diverged"] == 0:
-        return []
-    spreads = []
-    for c in result.verdict().comparisons:
-        values = [d for _, _, d in c.differences]
-        if len(values) > 1:
-            spreads.append(statistics.stdev(values))
-    return [s for s in spreads if s > 0]
+def _precision(found: Precision, study: Study) -> str:
+    def points(share: float) -> str:
+        return f"{100 * share:.2f} points"
+
+    official = study.protocol.design == "official"
+    where = "seeds" if official else "folds" if study.protocol.design == "kfold" else "splits"
+    if not math.isfinite(found.half_width):
+        return f"Expected precision: none; it takes at least 2 {where} to know the spread of a difference."
+    start = f"Expected precision: differences in {study.metric} within +-{points(found.half_width)} (95 %)"
+    if found.measured:
+        limit = f" and of {points(1.96 * found.sd_examples)} from the test examples, which more seeds do not take away,"
+        return f"{start}, at the spread of {points(found.sd)} between {where}{limit if official else ''} seen so far."
+    end = f"Practically equal means within {100 * study.margin:g} points."
+    if official:
+        return (
+            f"{start} if the spread (sd) between seeds in the difference of two activations is 1 point and they differ "
+            f"systematically on 1 % of the test examples; the latter alone is +-{points(1.96 * found.sd_examples)}, which more "
+            f"seeds do not take away. {end}"
+        )
+    return (
+        f"Expected precision: +-{points(found.half_width)} (95 %) for each point of spread (sd) between {where} in the "
+        f"difference of two activations. {end}"
+    )

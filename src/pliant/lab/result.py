@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import platform
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -27,9 +29,32 @@ from pliant.lab.report import ReportData, Shape, Stage, build, write_tables
 from pliant.lab.score import confusion, reliability
 from pliant.lab.store import PREDICTIONS, Store, StoreError
 from pliant.lab.study import Study, TrialSpec, data_of, plan
-from pliant.lab.verdict import Verdict, judge
+from pliant.lab.verdict import (
+    Predictions,
+    Sampled,
+    Verdict,
+    expected_precision,
+    expected_precision_crossed,
+    judge,
+)
 
-__all__ = ["Result"]
+__all__ = ["Precision", "Result"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Precision:
+    """How far the interval of a difference will reach to either side once all trials of the plan are done, at 95 %.
+
+    `half_width`, `sd` (of the paired differences over folds; over seeds on the official split) and `sd_examples` (standard
+    error from the test examples of the official split, else 0) in units of the metric. `measured`: the spreads are medians over
+    the comparisons in the store, else those of a guess: one point, and activations that differ systematically on 1 % of the
+    test examples.
+    """
+
+    half_width: float
+    sd: float
+    sd_examples: float
+    measured: bool
 
 
 class Result:
@@ -39,6 +64,7 @@ class Result:
         self.study = study
         self._store = store
         self.trials: tuple[TrialSpec, ...] = plan(study)
+        self._samples: dict[tuple[str, str], Sampled] = {}
 
     @property
     def store(self) -> Store:
@@ -165,8 +191,44 @@ class Result:
             metric=metric,
             metrics=tuple(metrics),
             margin=self.study.margin,
+            # Elsewhere the folds' own spread tells how much a difference depends on the test examples.
+            examples=self._sampled if self.study.protocol.design == "official" else None,
         )
         return dataclasses.replace(verdict, warnings=(*self.remarks, *verdict.warnings))
+
+    def expected_precision(self) -> Precision:
+        """What the plan can tell, by its design, its sizes and what has been seen so far."""
+        p, (n_train, _, n_test) = self.study.protocol, self.sizes()
+        official, units = p.design == "official", n_test
+        sd, sd_examples, measured = 0.01, math.sqrt(0.01 / n_test) if official else 0.0, False
+        if self.counts["done"] + self.counts["diverged"]:
+            verdict = self.verdict()
+            seen = [c for c in verdict.comparisons if c.sd > 0]
+            if seen:
+                sd, measured = statistics.median(c.sd for c in seen), True
+                sd_examples = statistics.median(c.sd_examples for c in seen) if official else 0.0
+            units = verdict.units or n_test
+        half = (
+            expected_precision_crossed(p.repeats, units, sd, sd_examples)
+            if official
+            else expected_precision(p.folds, p.repeats, n_train, n_test, sd)
+        )
+        return Precision(half, sd, sd_examples, measured)
+
+    def _sampled(self, row: Mapping[str, Any], metric: str) -> Sampled | None:
+        """How a trial's test score varies with the test examples, by its stored predictions; None without them."""
+        key = (row["key"], metric)
+        if key not in self._samples:
+            saved = self.store.trial(row["key"]).read(PREDICTIONS)
+            if saved is None:
+                return None
+            parts, groups = safetensors.numpy.load(saved), self._data.groups
+            index = parts["test_index"]
+            predictions = Predictions(
+                index, parts["test_target"], parts["test_score"], self._data.task, None if groups is None else groups[index]
+            )
+            self._samples[key] = predictions.sampled(metric)
+        return self._samples[key]
 
     def report(self, directory: str | Path | None = None, *, baseline: str | None = None, command: str = "") -> Path:
         """Write report.html, rows.csv, rows.parquet and table.tex; the path of the page.
