@@ -35,9 +35,9 @@ class Reduction:
         words: what the activation then is; a format string over its coefficients.
         other: the same function put otherwise, from ``x`` and an object that has the coefficients as attributes.
         example: coefficients at which it holds.
-        when: from that object to whether it holds; None for a form that any coefficients have, which is said only where there
-            is nothing more special to say.
+        when: from that object to whether it holds; None for always.
         tolerance: the largest difference on [-REACH, REACH]; 0 for one and the same function, up to rounding.
+        general: said only where there is nothing more special to say.
     """
 
     name: str
@@ -46,6 +46,7 @@ class Reduction:
     example: Mapping[str, float]
     when: Callable[[Any], bool] | None = None
     tolerance: float = 0.0
+    general: bool = False
 
     def holds(self, values: Mapping[str, float]) -> bool:
         """Whether the statement is true at these coefficients."""
@@ -64,7 +65,7 @@ def of(name: str, values: Mapping[str, float]) -> list[str]:
         values: all of its coefficients or numeric options, by name.
     """
     holding = [r for r in ALL if r.name == name and r.holds(values)]
-    special = [r for r in holding if r.when is not None]
+    special = [r for r in holding if not r.general]
     return [r.sentence(values) for r in special or holding]
 
 
@@ -84,7 +85,8 @@ def _both(c: Any) -> tuple[float, float, float]:
 
 def _folded(x: Tensor, c: Any) -> Tensor:
     k, low, high = _both(c)
-    return c.a * k + c.c + torch.where(x > k, high * (x - k), low * (x - k))
+    offset: float = c.a * k + c.c
+    return offset + torch.where(x > k, high * (x - k), low * (x - k))
 
 
 def _flat(c: Any) -> bool:
@@ -142,6 +144,7 @@ ALL: tuple[Reduction, ...] = (
         "{alpha} · ELU({beta}/{alpha})",
         lambda x, c: c.alpha * F.elu(x, c.beta / c.alpha),
         {"alpha": 1.5, "beta": 0.3},
+        general=True,
     ),
     # AReLU
     Reduction("arelu", "ReLU", lambda x, c: torch.relu(x), {**_START, "b": 0.0}, _at(a=1, b=0, c=0, d=0)),
@@ -181,6 +184,7 @@ ALL: tuple[Reduction, ...] = (
         _folded,
         _ODD,
         lambda c: not _is(c.a, c.b),
+        general=True,
     ),
     # ASigmoid, ATanh
     Reduction("asigmoid", "Sigmoid", lambda x, c: torch.sigmoid(x), _START, _at(a=1, b=1, c=0, d=0)),
@@ -199,6 +203,7 @@ ALL: tuple[Reduction, ...] = (
         "ATanh({a}/2, {b}/2, {c}/2, {d}+{b}/2)",
         lambda x, c: P.atanh(x, c.a / 2, c.b / 2, c.c / 2, c.d + c.b / 2),
         _ODD,
+        general=True,
     ),
     Reduction("atanh", "Tanh", lambda x, c: torch.tanh(x), _START, _at(a=1, b=1, c=0, d=0)),
     Reduction(
@@ -220,6 +225,7 @@ ALL: tuple[Reduction, ...] = (
         "ASigmoid(2·{a}, 2·{b}, 2·{c}, {d}-{b})",
         lambda x, c: P.asigmoid(x, 2 * c.a, 2 * c.b, 2 * c.c, c.d - c.b),
         _ODD,
+        general=True,
     ),
     # AffineReLU
     Reduction("affinerelu", "ReLU", lambda x, c: torch.relu(x), _START, _at(a=1, b=1, c=0, d=0)),
@@ -237,6 +243,7 @@ ALL: tuple[Reduction, ...] = (
         lambda x, c: P.arelu(x, c.a * c.b, 0.0, c.b * c.c + c.d, c.d),
         _ODD,
         lambda c: c.b > 0,
+        general=True,
     ),
     # PReLU, Swish, PELU, FReLU
     Reduction("prelu", "ReLU", lambda x, c: torch.relu(x), {"weight": 0.0}, _at(weight=0)),
@@ -277,7 +284,7 @@ ALL: tuple[Reduction, ...] = (
     Reduction("pelu", "ELU(1)", lambda x, c: F.elu(x), {"a": 1.0, "b": 1.0}, _at(a=1, b=1)),
     Reduction("pelu", "CELU({a})", lambda x, c: F.celu(x, c.a), {"a": 0.6, "b": 0.6}, lambda c: _is(c.a, c.b)),
     Reduction("pelu", "SReLU({a}, {a})", lambda x, c: P.srelu(x, c.a, c.a), {"a": 0.6, "b": 1.0}, _at(b=1)),
-    Reduction("pelu", "{a}/{b} · CELU({b})", lambda x, c: c.a / c.b * F.celu(x, c.b), {"a": 1.4, "b": 0.5}),
+    Reduction("pelu", "{a}/{b} · CELU({b})", lambda x, c: c.a / c.b * F.celu(x, c.b), {"a": 1.4, "b": 0.5}, general=True),
     Reduction("frelu", "ReLU", lambda x, c: torch.relu(x), {"b": 0.0}, _at(b=0)),
     Reduction("frelu", "AReLU(1, 0, {b}, {b})", lambda x, c: P.arelu(x, 1.0, 0.0, c.b, c.b), {"b": -0.4}),
     # torch's own

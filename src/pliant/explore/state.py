@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any, Literal, cast
 
@@ -23,7 +24,7 @@ from pliant.explore import reductions
 from pliant.gain import gain
 from pliant.testing import find_kinks
 
-__all__ = ["Curve", "Explored", "Gains", "Kind", "Knob", "coefficients", "evaluate"]
+__all__ = ["Curve", "Explored", "Gains", "Kind", "Kink", "Knob", "choices", "coefficients", "curve_of", "evaluate", "variants"]
 
 Kind = Literal["fixed", "learned", "scheduled"]
 REACH = 4.0
@@ -253,7 +254,8 @@ class Explored:
         """A new module in which every coefficient gets its value the way it was chosen, for training."""
         if self.name not in _OURS:
             return catalog.Spec(self.name, self.variant, (*self.options, *self.values.items())).create()
-        declared, kinds = self.declared(), {}
+        declared = self.declared()
+        kinds: dict[str, Any] = {}
         for knob in self.knobs:
             before = declared[knob.name]
             made: CoefficientLike = Fixed(knob.value)
@@ -266,32 +268,11 @@ class Explored:
 
     def curve(self) -> Curve:
         """Value and derivative on [-REACH, REACH], in float64."""
-        f = _function(self.name, self.values, self.options)
-        found = [z for z in find_kinks(f, REACH) if abs(z) < REACH]
-        # A kink that lies on a point of the grid is found to within the last bits.
-        found = [round(z, 9) + 0.0 for z in found]
-        x = torch.linspace(-REACH, REACH, POINTS, dtype=torch.float64)
-        for z in found:
-            x = x[(x - z).abs() > 1e-6]
-        y, slope = _slopes(f, x)
-        kinks = []
-        for z in found:
-            around = torch.tensor([z - 1e-7, z, z + 1e-7], dtype=torch.float64)
-            value, sides = _slopes(f, around)
-            kinks.append(Kink(z, float(value[1]), float(sides[0]), float(sides[2]), float(sides[1])))
-        return Curve(tuple(x.tolist()), tuple(y.tolist()), tuple(slope.tolist()), tuple(kinks))
+        return _curve(self.name, tuple(self.values.items()), self.options)
 
     def gains(self) -> Gains:
         """The init gains at these coefficients; see :func:`pliant.gain`."""
-        f = _function(self.name, self.values, self.options)
-
-        def of(mode: Literal["forward", "backward"]) -> float | None:
-            try:
-                return gain(f, mode=mode)
-            except DomainError:
-                return None
-
-        return Gains(of("forward"), of("backward"))
+        return _gains(self.name, tuple(self.values.items()), self.options)
 
     def reductions(self) -> list[str]:
         """What the activation is at these coefficients, in words."""
@@ -316,7 +297,7 @@ def coefficients(name: str) -> tuple[str, ...]:
 
 def _function(name: str, values: Mapping[str, float], options: tuple[tuple[str, Any], ...] = ()) -> nn.Module:
     if name in _OURS:
-        return _OURS[name](**{n: Fixed(v) for n, v in values.items()}, fused=None)
+        return _OURS[name](*(Fixed(values[n]) for n in coefficients(name)))
     return catalog.Spec(name, None, (*options, *values.items())).create()
 
 
@@ -329,7 +310,43 @@ def evaluate(name: str, values: Mapping[str, float], x: Tensor, options: tuple[t
     return cast(Tensor, _function(name, values, options)(x))
 
 
-def _slopes(f: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+# The page asks again for what has not changed, and each answer is some ten milliseconds of quadrature or of searching kinks.
+@lru_cache(maxsize=32)
+def _curve(name: str, values: tuple[tuple[str, float], ...], options: tuple[tuple[str, Any], ...]) -> Curve:
+    return curve_of(_function(name, dict(values), options))
+
+
+@lru_cache(maxsize=32)
+def _gains(name: str, values: tuple[tuple[str, float], ...], options: tuple[tuple[str, Any], ...]) -> Gains:
+    f = _function(name, dict(values), options)
+
+    def of(mode: Literal["forward", "backward"]) -> float | None:
+        try:
+            return gain(f, mode=mode)
+        except DomainError:
+            return None
+
+    return Gains(of("forward"), of("backward"))
+
+
+def curve_of(f: Callable[[Tensor], Tensor]) -> Curve:
+    """The curve of an elementwise function of a float64 tensor on [-REACH, REACH]."""
+    found = [z for z in find_kinks(f, REACH) if abs(z) < REACH]
+    # A kink that lies on a point of the grid is found to within the last bits.
+    found = [round(z, 9) + 0.0 for z in found]
+    x = torch.linspace(-REACH, REACH, POINTS, dtype=torch.float64)
+    for z in found:
+        x = x[(x - z).abs() > 1e-6]
+    y, slope = _slopes(f, x)
+    kinks = []
+    for z in found:
+        around = torch.tensor([z - 1e-7, z, z + 1e-7], dtype=torch.float64)
+        value, sides = _slopes(f, around)
+        kinks.append(Kink(z, float(value[1]), float(sides[0]), float(sides[2]), float(sides[1])))
+    return Curve(tuple(x.tolist()), tuple(y.tolist()), tuple(slope.tolist()), tuple(kinks))
+
+
+def _slopes(f: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
     with torch.enable_grad():
         z = x.clone().requires_grad_(True)
         y = f(z)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import sklearn.datasets
@@ -17,8 +18,9 @@ from torch import Tensor, nn
 
 from pliant.activation import Activation
 from pliant.clock import Clock
-from pliant.coefficients import Fixed
+from pliant.coefficients import Learned, Scheduled
 from pliant.errors import DomainError, unknown
+from pliant.explore.state import Curve, curve_of
 from pliant.groups import param_groups
 from pliant.lab.datasets.scikit import WDBC
 from pliant.lab.models.ffnn import ffnn
@@ -126,7 +128,8 @@ class Contestant:
     clock: Clock
     points: list[Point] = field(default_factory=list)
     coefficients: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
-    """(step, value) of each coefficient that can move, by layer and name, as in "layer 1 slope"."""
+    """(step, value) of each coefficient that can move: learned ones by name and layer, as in "beta, layer 1"; scheduled ones,
+    which are the same in all layers, by name."""
     diverged: int | None = None
     """The step after which the loss was no longer finite; the training ends there."""
 
@@ -137,19 +140,39 @@ class Contestant:
         found = []
         for x, y in ((task.x_train, task.y_train), (task.x_test, task.y_test)):
             logits = self.network(x).squeeze(1)
-            loss = nn.functional.binary_cross_entropy_with_logits(logits, y)
-            found.append((float(loss), float(((logits > 0) == (y > 0.5)).float().mean())))
+            found.append(
+                (
+                    float(nn.functional.binary_cross_entropy_with_logits(logits, y)),
+                    float(((logits > 0) == (y > 0.5)).float().mean()),
+                )
+            )
         self.network.train()
-        (loss, accuracy), (test_loss, test_accuracy) = found
-        if not math.isfinite(loss) or not math.isfinite(test_loss):
+        (train_loss, accuracy), (test_loss, test_accuracy) = found
+        if not math.isfinite(train_loss) or not math.isfinite(test_loss):
             self.diverged = step
             return
-        self.points.append(Point(step, loss, test_loss, accuracy, test_accuracy))
+        self.points.append(Point(step, train_loss, test_loss, accuracy, test_accuracy))
         layers = [m for m in self.network.modules() if isinstance(m, Activation)]
         for i, layer in enumerate(layers, 1):
             for (name, kind), value in zip(layer.kinds.items(), layer.values(), strict=True):
-                if not isinstance(kind, Fixed):
-                    self.coefficients.setdefault(f"layer {i} {name}", []).append((step, float(value)))
+                if isinstance(kind, Learned):
+                    self.coefficients.setdefault(f"{name}, layer {i}", []).append((step, float(value)))
+                elif isinstance(kind, Scheduled) and i == 1:
+                    self.coefficients.setdefault(name, []).append((step, float(value)))
+
+    def shapes(self) -> list[Curve]:
+        """What each layer's activation has become by learning; empty if it does not learn."""
+        found = []
+        for layer in (m for m in self.network.modules() if isinstance(m, Activation)):
+            if any(isinstance(kind, Learned) for kind in layer.kinds.values()):
+                # Not as a new module: what is learned without a bound may have left its domain.
+                values = [v.item() if isinstance(v, Tensor) else v for v in layer.values()]
+                found.append(curve_of(partial(_apply, type(layer).function, values)))
+        return found
+
+
+def _apply(function: Callable[..., Tensor], values: list[float], x: Tensor) -> Tensor:
+    return function(x, *values)
 
 
 class Race:
@@ -204,7 +227,8 @@ class Race:
                 if c.diverged is not None:
                     continue
                 c.optimizer.zero_grad()
-                nn.functional.binary_cross_entropy_with_logits(c.network(x).squeeze(1), y).backward()
+                loss: Tensor = nn.functional.binary_cross_entropy_with_logits(c.network(x).squeeze(1), y)
+                torch.autograd.backward(loss)
                 c.optimizer.step()
                 c.clock.step()
             self.step += 1

@@ -69,13 +69,24 @@ def test_scheduled_coefficients_follow_the_clock_and_learned_ones_learn() -> Non
     r.advance(10)
     r.advance(30)
     schedule = pliant.DSReLU().scheduled["slope"].schedule
-    path = r.contestants[0].coefficients["layer 2 slope"]
+    path = r.contestants[0].coefficients["slope"]
     assert [s for s, _ in path] == [0, 10, 40]
     assert [v for _, v in path] == pytest.approx([schedule(0.0), schedule(0.25), schedule(1.0)])
     moved = r.contestants[1].coefficients
-    assert set(moved) == {"layer 1 beta", "layer 2 beta"}, "what is fixed is not shown as moving"
-    assert moved["layer 1 beta"][0][1] == pytest.approx(0.25)
-    assert moved["layer 1 beta"][-1][1] != pytest.approx(0.25, abs=1e-4)
+    assert set(moved) == {"beta, layer 1", "beta, layer 2"}, "what is fixed is not shown as moving"
+    assert moved["beta, layer 1"][0][1] == pytest.approx(0.25)
+    assert moved["beta, layer 1"][-1][1] != pytest.approx(0.25, abs=1e-4)
+
+
+def test_the_shapes_are_what_the_layers_compute() -> None:
+    r = race(first=lambda: pliant.SReLU(beta=pliant.Learned(0.25)), second=pliant.DSReLU)
+    r.advance(20)
+    layer = r.contestants[0].network.act2
+    curve = r.contestants[0].shapes()[1]
+    x = torch.tensor(curve.x, dtype=torch.float64)
+    assert torch.tensor(curve.y, dtype=torch.float64).allclose(layer(x).detach(), atol=1e-6)
+    assert curve != r.contestants[0].shapes()[0]
+    assert r.contestants[1].shapes() == [], "what follows the clock is shown as the function itself"
 
 
 def test_divergence_is_told_and_ends_one_training_only() -> None:

@@ -32,7 +32,7 @@ def test_the_statement_is_true(r: Reduction) -> None:
 def test_it_is_said_where_it_holds(r: Reduction) -> None:
     sentences = reductions.of(r.name, r.example)
     assert sentences
-    assert r.when is None or r.sentence(r.example) in sentences
+    assert r.general or r.sentence(r.example) in sentences
     assert all("{" not in s for s in sentences)
 
 
