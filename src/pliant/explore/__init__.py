@@ -26,11 +26,11 @@ def serve(activation: str = "dsrelu", *, port: int = PORT, browser: bool = True)
         UnknownNameError, DomainError: no such activation; a port that cannot be used.
     """
     try:
-        from pliant.explore import page
+        from pliant.explore.page import serve as serve_page
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] == "pliant":
             raise
         raise MissingExtraError(
             f"The page needs packages that are not installed, first of all {error.name!r}. Run pip install 'pliant[explore]'."
         ) from error
-    page.serve(activation, port=port, browser=browser)
+    serve_page(activation, port=port, browser=browser)

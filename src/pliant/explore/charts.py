@@ -42,7 +42,7 @@ LIGHT = Theme(
     "#bfe0f2", "#f7d3b5",
 )  # fmt: skip
 DARK = Theme(
-    "#eef0f2", "#b7bfc8", "#3c444d", "#1c2126", "#56b4e9", "#e69f00", ("#2fc79a", "#dd9cc0", "#f0e442", "#ffffff"),
+    "#eef0f2", "#b7bfc8", "#3c444d", "#121212", "#56b4e9", "#e69f00", ("#2fc79a", "#dd9cc0", "#f0e442", "#ffffff"),
     "#173e57", "#5c3a14",
 )  # fmt: skip
 DASHES = ("solid", "dashed", "dotted", [9, 3, 2, 3])
@@ -65,14 +65,14 @@ def value(
     layers: Mapping[str, Curve] = {},
 ) -> Options:
     """The values of two activations; a marker at each kink. ``layers``: what the layers of the training have come to."""
-    low, high, step = _span([curve.y, other.y, *(c.y for c in frame)], cap=10.0)
+    low, high, step = _span([curve.y, other.y, *(c.y for c in (*frame, *layers.values()))], cap=10.0)
     kinks = [[k.x, k.y] for k in curve.kinks if low <= k.y <= high]
     others = [[k.x, k.y] for k in other.kinks if low <= k.y <= high]
     drawn = [*layers.items()][:2]
     named = [*drawn, *[("", None)] * (2 - len(drawn))]
     return {
         **_base(theme, f"Value of {title} beside {other_title} for x from {-REACH:g} to {REACH:g}."),
-        "legend": {**_legend(theme, [title, other_title, *layers]), "right": 56},
+        "legend": {**_legend(theme, [title, other_title, *layers]), "width": "82%"},
         "title": _title(theme, "f(x)"),
         "grid": _box(top=56 if layers else 34),
         "xAxis": _axis(theme, -REACH, REACH, name="x"),
@@ -84,8 +84,8 @@ def value(
                 _line(name, _points(c.x, c.y) if c else [], theme.layers[i], DASHES[2 + i], 2.5, "none")
                 for i, (name, c) in enumerate(named)
             ),
-            _marks("kink", others, theme.other, "emptyRect"),
-            _marks("kink", kinks, theme.chosen, "emptyCircle"),
+            _marks("kink", others, theme.other, "rect", hole=theme.paper),
+            _marks("kink", kinks, theme.chosen, "circle", hole=theme.paper),
         ],
     }
 
@@ -105,9 +105,9 @@ def derivative(
         "series": [
             _line(other_title, _pieces(other), theme.other, "dashed", 3),
             _line(title, _pieces(curve), theme.chosen, "solid", 4),
-            _marks("one-sided slope", _sides(other), theme.other, "emptyRect"),
+            _marks("one-sided slope", _sides(other), theme.other, "rect", hole=theme.paper),
             _marks("slope in use", [[k.x, k.at] for k in other.kinks], theme.other, "rect"),
-            _marks("one-sided slope", _sides(curve), theme.chosen, "emptyCircle"),
+            _marks("one-sided slope", _sides(curve), theme.chosen, "circle", hole=theme.paper),
             _marks("slope in use", [[k.x, k.at] for k in curve.kinks], theme.chosen, "circle"),
         ],
     }
@@ -116,8 +116,10 @@ def derivative(
 def _pieces(curve: Curve) -> list[list[float | None]]:
     drawn: list[list[float | None]] = []
     for x, slope in curve.pieces():
-        # A point without a value lifts the pen.
-        drawn += [*([[x[0], None]] if drawn and x else []), *([a, b] for a, b in zip(x, slope, strict=True))]
+        if drawn and x:
+            # A point without a value lifts the pen.
+            drawn.append([x[0], None])
+        drawn += [[a, b] for a, b in zip(x, slope, strict=True)]
     return drawn
 
 
@@ -197,7 +199,7 @@ def decision(race: Race, theme: Theme) -> Options:
         **_base(theme, f"Two moons: decision of {chosen.name}, boundary of {other.name}, and the test points."),
         "grid": {"left": 4, "right": 4, "top": 28, "bottom": 4},
         "title": {
-            "text": f"{{a|●}} boundary of {chosen.name}   {{b|□}} of {other.name}",
+            "text": f"{{a|●}} {chosen.name}   {{b|□}} {other.name}   decide here",
             "left": 0,
             "top": 0,
             "textStyle": {
@@ -223,7 +225,7 @@ def decision(race: Race, theme: Theme) -> Options:
             },
             _on_map(_marks("class 0", [p for p, c in zip(x, y, strict=True) if c < 0.5], theme.chosen, "circle", 8)),
             _on_map(_marks("class 1", [p for p, c in zip(x, y, strict=True) if c > 0.5], theme.other, "triangle", 9)),
-            _on_map(_marks(f"boundary of {other.name}", _pairs(race.boundary(1)), theme.other, "emptyRect", 6)),
+            _on_map(_marks(f"boundary of {other.name}", _pairs(race.boundary(1)), theme.other, "rect", 5, hole=theme.paper)),
             _on_map(_marks(f"boundary of {chosen.name}", _pairs(race.boundary(0)), theme.ink, "circle", 5)),
         ],
     }  # fmt: skip
@@ -320,10 +322,10 @@ def _line(name: str, data: Sequence[Any], colour: str, dash: str | list[int], wi
     }  # fmt: skip
 
 
-def _marks(name: str, data: Sequence[Any], colour: str, symbol: str, size: int = 12) -> Options:
-    style = (
-        {"color": colour} if not symbol.startswith("empty") else {"color": colour, "borderWidth": 2.5, "borderColor": colour}
-    )
+def _marks(name: str, data: Sequence[Any], colour: str, symbol: str, size: float = 12, hole: str = "") -> Options:
+    style: Options = {"color": colour}
+    if hole:
+        style = {"color": hole, "borderWidth": 2.5, "borderColor": colour}
     return {
         "type": "scatter", "name": name, "data": list(data), "symbol": symbol, "symbolSize": size, "itemStyle": style,
         "silent": True, "z": 5,
@@ -345,10 +347,11 @@ def _pairs(points: Iterable[tuple[float, float]]) -> list[list[float]]:
 def _span(series: Sequence[Sequence[float]], *, cap: float) -> tuple[float, float, float]:
     """A range that holds the values, but for those beyond the cap, and the distance of its ticks: round numbers."""
     low, high = max(min(map(min, series)), -cap), min(max(map(max, series)), cap)
-    wide = max(high - low, 0.2)
+    # Room for half of a line's width: what runs along the edge would be cut.
+    room = 0.02 * max(high - low, 0.2)
+    low, high = max(low - room, -cap), min(high + room, cap)
+    wide = high - low
     power = 10 ** math.floor(math.log10(wide / 4))
     step = power * next(f for f in (1, 2, 2.5, 5, 10) if wide / 4 <= f * power * (1 + 1e-9))
     first, last = math.floor(low / step + 1e-6), math.ceil(high / step - 1e-6)
-    if first == last or min(map(min, series)) == max(map(max, series)):
-        first, last = first - 1, last + 1
     return round(first * step, 9), round(last * step, 9), round(step, 9)

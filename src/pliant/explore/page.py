@@ -28,8 +28,10 @@ DEFAULT = "the default"
 BATCHES = {32: "32 examples", 8: "8 examples", 0: "full batch"}
 PRIMARY = {False: "#00609a", True: "#56b4e9"}
 """The colour of what can be moved or pressed on a light and on a dark page, under white and under dark letters."""
+NEGATIVE = {False: "#b3261e", True: "#ff9c92"}
 CSS = """
-:root { color-scheme: light dark; }
+.body--light { color-scheme: light; }
+.body--dark { color-scheme: dark; }
 body { font-family: system-ui, sans-serif; font-size: 16px; }
 .nicegui-content { padding: 8px 12px; gap: 6px; }
 h1 { font-size: 22px; font-weight: 650; margin: 0; line-height: 1.2; }
@@ -146,7 +148,7 @@ class Page:
     def build(self) -> None:
         """Make the elements and fill them."""
         ui.add_css(CSS)
-        ui.colors(primary=PRIMARY[False])
+        self._colours(False)
         self.dark = ui.dark_mode(value=False, on_change=self._ink)
         with ui.row().classes("w-full items-center no-wrap").style("width: 100%; align-items: center; gap: 16px"):
             ui.html("<h1>What a coefficient does</h1>", sanitize=False)
@@ -196,20 +198,19 @@ class Page:
     # --- what was chosen --------------------------------------------------------------------------------------------------
 
     def _choose(self, name: str) -> None:
-        self.explored = Explored(name, t=self.explored.t)
+        self.explored, self.race = Explored(name), None
         self._rebuild_knobs()
         self._reset()
 
     def _vary(self, variant: str | None) -> None:
         chosen = None if variant in (None, DEFAULT) else variant
         if chosen != self.explored.variant:
-            self.explored = Explored(self.explored.name, chosen, t=self.explored.t)
+            self.explored, self.race = Explored(self.explored.name, chosen), None
             self._rebuild_knobs()
             self._reset()
 
     def _compare(self, name: str) -> None:
-        self.other = Explored(name, t=self.explored.t)
-        self._show_function()
+        self.other = Explored(name)
         self._reset()
 
     def _replan(self, **changes: Any) -> None:
@@ -240,12 +241,17 @@ class Page:
             for knob in self.explored.knobs:
                 self._knob(knob)
             self._time()
-        self._show_function()
 
     def _knob(self, knob: Knob) -> None:
         with ui.element("div").classes("knob"):
             with ui.row().style("gap: 8px; align-items: flex-start; flex-wrap: nowrap; width: 100%"):
-                number = _number(knob.name, _round(knob.value), knob.problem, partial(self._turn, knob.name), step=knob.step)
+                number = _number(
+                    knob.name,
+                    _round(knob.value),
+                    partial(self._knob_problem, knob.name),
+                    partial(self._turn, knob.name),
+                    step=knob.step,
+                )
                 self.numbers[knob.name] = number.mark(f"number {knob.name}").style("flex: 1")
                 if len(knob.kinds) > 1:
                     words = {"fixed": "fixed", "learned": "learned", "scheduled": "follows t"}
@@ -265,6 +271,9 @@ class Page:
             slider = ui.slider(min=0, max=1, step=0.01, value=self.explored.t, on_change=lambda e: self._move(e.value))
             self.sliders["t"] = slider.props('aria-label="t, progress of training, from 0 to 1"').mark("slider t")
 
+    def _knob_problem(self, name: str, value: float | None) -> str | None:
+        return self.explored.problem(name, value)
+
     def _t_problem(self, value: float | None) -> str | None:
         return _problem(lambda: self.explored.at(float("nan") if value is None else value))
 
@@ -278,19 +287,23 @@ class Page:
     def _turn(self, name: str, value: float) -> None:
         if self._showing or abs(value - self.explored.values[name]) <= 1e-9:
             return
-        try:
-            self.explored = self.explored.with_value(name, value)
-        except PliantError as error:
-            # What only shows in all the coefficients together, such as bounds that are out of order.
-            self.numbers[name].error = str(error)
+        problem = self.explored.problem(name, value)
+        self.numbers[name].error = problem
+        if problem:
             return
-        self._show_function()
-        self._renew()
+        self.explored = self.explored.with_value(name, value)
+        if self.trained.at(0.0) == self.explored.at(0.0):
+            self._show_function()
+            return
+        # Another start is another training. The moment that is looked at stays.
+        t = self.explored.t
+        self._reset()
+        if t:
+            self._move(t)
 
     def _kind(self, name: str, kind: Kind) -> None:
         if not self._showing:
             self.explored = self.explored.with_kind(name, kind)
-            self._show_function()
             self._reset()
 
     def _move(self, t: float) -> None:
@@ -303,10 +316,14 @@ class Page:
     def _ink(self) -> None:
         dark = bool(self.dark.value)
         self.theme = DARK if dark else LIGHT
-        ui.colors(primary=PRIMARY[dark])
+        self._colours(dark)
         self.start.props(f"text-color={'dark' if dark else 'white'}")
         self._show_function()
         self._show_training()
+
+    @staticmethod
+    def _colours(dark: bool) -> None:
+        ui.colors(primary=PRIMARY[dark], negative=NEGATIVE[dark])
 
     def _show_function(self) -> None:
         chosen, other = self.explored, self.other
@@ -345,17 +362,15 @@ class Page:
             return {}
         return {f"layer {i}": c for i, c in enumerate(self.race.contestants[0].shapes(), 1)}
 
-    def _renew(self) -> None:
-        """Other coefficients are another training: begin anew."""
-        if self.trained.at(0.0) != self.explored.at(0.0):
-            self._reset()
-
     # --- training ---------------------------------------------------------------------------------------------------------
 
     def _reset(self) -> None:
-        self.running = False
+        """Both networks and the clock back to the start."""
+        self.running, self.race = False, None
         self.start.set_text("Start")
+        self.explored, self.other = self.explored.at(0.0), self.other.at(0.0)
         self.trained = self.explored
+        self._show_function()
         name, beside = _short(self.explored), _short(self.other)
         beside = f"{beside} (default)" if beside == name else beside
         try:
@@ -422,7 +437,9 @@ def _number(
         if problem(event.value) is None:
             use(event.value)
 
-    return ui.number(label, value=value, step=step, validation=problem, on_change=changed).props("dense hide-bottom-space")
+    return ui.number(label, value=value, step=step, validation=problem, on_change=changed).props(
+        "dense hide-bottom-space debounce=350"
+    )
 
 
 def _chart(height: int) -> ui.echart:

@@ -222,6 +222,14 @@ class Explored:
         evaluate(changed.name, changed.values, torch.zeros(1), self.options)
         return changed
 
+    def problem(self, name: str, value: float | None) -> str | None:
+        """What is wrong with a value for a coefficient, alone or beside the others; None if it can be used."""
+        try:
+            self.with_value(name, value)
+        except DomainError as error:
+            return str(error)
+        return None
+
     def with_kind(self, name: str, kind: Kind) -> Explored:
         """The same with another way for a coefficient to get its value; the value stays where that is possible."""
         knob = self._knob(name)
