@@ -86,6 +86,16 @@ def test_chosen_and_other_differ_by_more_than_colour() -> None:
     assert lines["a"][1] != lines["b"][1]
 
 
+def test_accuracies_below_one_half_are_drawn_where_they_are() -> None:
+    race = Race(Plan(task="WDBC", steps=4), {"a": Explored.of("hardswish").build, "b": Explored.of("relu").build})
+    accuracy = race.contestants[0].points[0].test_accuracy
+    assert accuracy < 0.5, "this seed starts out worse than guessing"
+    options = charts.learning(race, LIGHT)
+    drawn = [s["data"] for s in options["series"] if s["name"] == "a" and s["yAxisIndex"] == 1]
+    assert drawn == [[[0, accuracy]]] * 2, "the line and its end"
+    assert options["yAxis"][1]["min"] <= accuracy
+
+
 def contrast(one: str, other: str) -> float:
     def luminance(colour: str) -> float:
         parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]

@@ -150,6 +150,8 @@ def schedule(paths: Mapping[str, Sequence[tuple[float, float]]], t: float, now: 
 
 def learning(race: Race, theme: Theme) -> Options:
     """Loss on the training part, and accuracy on the test part, of both networks."""
+    accuracies = [p.test_accuracy for c in race.contestants for p in c.points]
+    lowest = min([0.5, *(math.floor(10 * a) / 10 for a in accuracies)])
     options = {
         **_base(theme, "Training loss and test accuracy over optimizer steps. " + told(race)),
         "legend": _legend(theme, [c.name for c in race.contestants]),
@@ -159,13 +161,13 @@ def learning(race: Race, theme: Theme) -> Options:
         "yAxis": [
             # Losses at the start differ by factors, at the end as well.
             {**_axis(theme, None, None), "type": "log", "gridIndex": 0},
-            {**_axis(theme, 0.5, 1), "gridIndex": 1},
+            {**_axis(theme, lowest, 1), "gridIndex": 1},
         ],
         "series": [],
     }
     for panel in (0, 1):
         for c, colour, dash in _looks(race, theme):
-            points = [[p.step, max(p.train_loss, 1e-9) if panel == 0 else max(p.test_accuracy, 0.5)] for p in _thin(c.points)]
+            points = [[p.step, max(p.train_loss, 1e-9) if panel == 0 else p.test_accuracy] for p in _thin(c.points)]
             line = _line(c.name, points, colour, dash, 3, _marker(dash))
             options["series"].append({**line, "xAxisIndex": panel, "yAxisIndex": panel})
             end = _marks(c.name, points[-1:], colour, _marker(dash), 11)
@@ -199,7 +201,7 @@ def decision(race: Race, theme: Theme) -> Options:
         **_base(theme, f"Two moons: decision of {chosen.name}, boundary of {other.name}, and the test points."),
         "grid": {"left": 4, "right": 4, "top": 28, "bottom": 4},
         "title": {
-            "text": f"{{a|●}} {chosen.name}   {{b|□}} {other.name}   decide here",
+            "text": f"{{a|●}} {chosen.name}   {{b|□}} {other.name}",
             "left": 0,
             "top": 0,
             "textStyle": {
