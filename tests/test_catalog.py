@@ -252,6 +252,7 @@ def test_a_name_near_to_nothing_lists_all() -> None:
         (lambda: create("srelu[beta=half]"), "SReLU.beta was given 'half'"),
         (lambda: create("elu[alpha=learned(1)]"), "must be Number, not Learned"),
         (lambda: create("gelu[approximate=exact]"), "cannot be built"),
+        (lambda: create("hardtanh[min_val=2]"), "'hardtanh[min_val=2]' cannot be built"),
         (lambda: create("leakyrelu[negative_slope=steep]"), "Options of LeakyReLU: negative_slope"),
         (lambda: create("relu", channels=3), "with channels cannot be built"),
     ],

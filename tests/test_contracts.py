@@ -24,6 +24,7 @@ VIOLATIONS = {
     "judging": ("lab/verdict/paired.py", "import torch"),
     "report": ("lab/report/page.py", "import pliant.lab.study"),
     "executors": ("lab/executors/local.py", "import pliant.lab.study"),
+    "explore": ("explore/state.py", "import nicegui"),
     "data-and-networks": ("lab/models/ffnn.py", "import pliant.lab.datasets"),
     "lab": ("lab/study.py", "import pliant.lab.run"),
 }

@@ -147,8 +147,9 @@ class Spec:
                 module(torch.zeros(1))
         except PliantError:
             raise
-        except (TypeError, ValueError, RuntimeError) as error:
-            what = str(error).partition("\n")[0].rstrip(".")
+        except (AssertionError, TypeError, ValueError, RuntimeError) as error:
+            # Hardtanh asserts that its bounds are in order, in some versions of torch without a word.
+            what = str(error).partition("\n")[0].rstrip(".") or f"torch refuses {dict(self.options)}"
             given = f" with {', '.join(extra)}" if extra else ""
             raise DomainError(
                 f"The activation {str(self)!r}{given} cannot be built: {what}. Options of {self._title}: "

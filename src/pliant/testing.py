@@ -35,7 +35,7 @@ from pliant.clock import Clock
 from pliant.coefficients import Learned
 from pliant.errors import DomainError, PliantError, unknown
 
-__all__ = ["CHECKS", "Check", "Result", "assert_contract", "check", "from_file"]
+__all__ = ["CHECKS", "Check", "Result", "assert_contract", "check", "find_kinks", "from_file"]
 
 Factory = Callable[[], nn.Module]
 M = TypeVar("M", bound=nn.Module)
@@ -189,7 +189,7 @@ def _slope(f: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:
         return torch.autograd.grad(y.sum(), z)[0] if y.requires_grad else torch.zeros_like(z)
 
 
-def _find_kinks(f: Callable[[Tensor], Tensor], reach: float = 8.0, cells: int = 2000) -> list[float]:
+def find_kinks(f: Callable[[Tensor], Tensor], reach: float = 8.0, cells: int = 2000) -> list[float]:
     """Where the slope on the left of a point differs from the slope on its right.
 
     Every cell of a grid is halved forty times, each time towards the half over which the slope changes more. Over a cell
@@ -215,7 +215,7 @@ def _find_kinks(f: Callable[[Tensor], Tensor], reach: float = 8.0, cells: int = 
 def _require_declared_kinks(subject: Subject, module: nn.Module) -> None:
     if subject.kinks is None:
         return
-    for z in _find_kinks(copy.deepcopy(module).double()):
+    for z in find_kinks(copy.deepcopy(module).double()):
         _require(
             any(abs(z - k) < 1e-3 for k in subject.kinks),
             f"there is a kink at z = {round(z, 6) + 0.0:g}, but the declared ones are {sorted(subject.kinks)}",
@@ -224,7 +224,7 @@ def _require_declared_kinks(subject: Subject, module: nn.Module) -> None:
 
 def _smooth_points(subject: Subject, f: Callable[[Tensor], Tensor], n: int) -> Tensor:
     """Some points away from the kinks, in float64."""
-    kinks = [*_find_kinks(f), *(subject.kinks or ())]
+    kinks = [*find_kinks(f), *(subject.kinks or ())]
     points = torch.linspace(-4.1, 4.3, 60 * n, dtype=torch.float64)
     for kink in kinks:
         points = points[(points - kink).abs() > 0.05]
@@ -390,7 +390,7 @@ def gradient(subject: Subject) -> None:
 def kink_gradient(subject: Subject) -> None:
     """At a kink, as at 0, the gradient lies between the slopes on the two sides: it is no artefact of how it was computed."""
     module = subject.build().double()
-    for kink in {0.0, *(subject.kinks or ()), *(round(z, 9) for z in _find_kinks(module))}:
+    for kink in {0.0, *(subject.kinks or ()), *(round(z, 9) for z in find_kinks(module))}:
         left, at, right = _slope(module, kink + torch.tensor([-1e-6, 0.0, 1e-6], dtype=torch.float64)).tolist()
         room = 1e-4 * (1 + abs(left) + abs(right))
         _require(

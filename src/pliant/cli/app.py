@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from pliant.cli import bench, check, data, listing, plan, report, run, status
+from pliant.cli import bench, check, data, explore, listing, plan, report, run, status
 from pliant.cli.console import plain
 from pliant.errors import PliantError
 
@@ -27,6 +27,7 @@ app.command("plan")(plan.plan)
 app.command("status")(status.status)
 app.command("list")(listing.list_)
 app.command("check")(check.check)
+app.command("explore")(explore.explore)
 app.command("bench")(bench.bench)
 app.add_typer(data.app, name="data")
 
