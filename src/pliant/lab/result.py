@@ -23,8 +23,8 @@ from pliant.lab import curves, papers
 from pliant.lab.datasets import Data
 from pliant.lab.protocol import partition_of, split
 from pliant.lab.recipe import QUIRKS
-from pliant.lab.report import ReportData, Shape, Stage, build, write_tables
-from pliant.lab.score import confusion, reliability
+from pliant.lab.report import ReportData, Shape, Stage, build, draw, write_figures, write_tables
+from pliant.lab.score import confusion, reliability_of, reliability_sums
 from pliant.lab.store import PREDICTIONS, Store, StoreError
 from pliant.lab.study import Study, TrialSpec, data_of, plan
 from pliant.lab.verdict import Verdict, judge
@@ -169,7 +169,7 @@ class Result:
         return dataclasses.replace(verdict, warnings=(*self.remarks, *verdict.warnings))
 
     def report(self, directory: str | Path | None = None, *, baseline: str | None = None, command: str = "") -> Path:
-        """Write report.html, rows.csv, rows.parquet and table.tex; the path of the page.
+        """Write report.html, the tables (CSV, Parquet, LaTeX) and the folder figures (SVG, PDF, CSV); the path of the page.
 
         Args:
             directory: where to; default the study's own folder in the store.
@@ -180,7 +180,9 @@ class Result:
         target.mkdir(parents=True, exist_ok=True)
         data = self.report_data(baseline=baseline, command=command)
         write_tables(data, target)
-        return build(data, target)
+        drawn = draw(data)
+        write_figures(data, target / "figures", drawn)
+        return build(data, target, drawn)
 
     def report_data(self, *, baseline: str | None = None, command: str = "") -> ReportData:
         """Everything the page shows, as plain data."""
@@ -189,8 +191,9 @@ class Result:
         if self.study.overrides:
             changed = [f"This is not the study as it is defined; changed: {' '.join(self.study.overrides)}."]
             if paper.deviations:
-                changed.append("The deviations below describe the study as it is defined, without these changes.")
+                changed.append("The deviations on this page describe the study as it is defined, without these changes.")
         histories = _Histories(self.store, [r["key"] for r in self.rows if r["outcome"] in ("done", "diverged")])
+        confusions, bins = self._predicted()
         return ReportData(
             title=(self.study.title or self.study.name) + self._marks(),
             question=self.study.question,
@@ -198,12 +201,15 @@ class Result:
             rows=self.rows,
             verdict=self.verdict(baseline=baseline),
             histories=histories,
-            confusions=self._confusions(),
+            confusions=confusions,
             class_names=self._classes(),
+            reliability=bins,
             shapes=[shape for a in self.study.activations if (shape := self._shape(a, histories)) is not None],
             printed=paper.printed,
             deviations=paper.deviations,
-            notes=[*changed, *(() if self.study.overrides else paper.notes)],
+            notes=() if self.study.overrides else paper.notes,
+            remarks=(*self.remarks, *changed),
+            names=paper.names,
             environment=self._environment(),
             command=command,
             paper=paper.paper,
@@ -219,36 +225,30 @@ class Result:
     def _classes(self) -> tuple[str, ...]:
         return self._data.classes
 
-    def _confusions(self) -> dict[str, list[list[int]]]:
-        """Test confusions at the selected epoch, summed over folds and repeats; none where examples have several labels."""
+    def _predicted(self) -> tuple[dict[str, list[list[int]]], dict[str, list[tuple[float, float, int]]]]:
+        """Test confusions (none where examples have several labels) and reliability at the selected epoch, over all folds and
+        repeats. Each trial's predictions are read once and released: those of all at once would not fit for large studies."""
         task = self._data.task
-        if task == "multilabel":
-            return {}
         sums: dict[str, Any] = {}
+        bins: dict[str, Any] = {}
         for row in self.rows:
             saved = self.store.trial(row["key"]).read(PREDICTIONS) if row["outcome"] in ("done", "diverged") else None
-            if saved is not None:
-                parts = safetensors.numpy.load(saved)
-                scores = parts["test_score"].astype(np.float64)
-                if task == "multiclass":
-                    scores /= scores.sum(axis=1, keepdims=True)
-                counts = confusion(parts["test_target"], scores, task, len(self._classes()))
-                sums[row["activation"]] = sums.get(row["activation"], 0) + counts
-        return {name: counts.tolist() for name, counts in sums.items()}
+            if saved is None:
+                continue
+            parts = safetensors.numpy.load(saved)
+            targets, scores = parts["test_target"], parts["test_score"].astype(np.float64)
+            if task == "multiclass":
+                scores /= scores.sum(axis=1, keepdims=True)
+            name = row["activation"]
+            if task != "multilabel":
+                sums[name] = sums.get(name, 0) + confusion(targets, scores, task, len(self._classes()))
+            bins[name] = bins.get(name, 0) + reliability_sums(targets, scores, task)
+        return {n: counts.tolist() for n, counts in sums.items()}, {n: reliability_of(found) for n, found in bins.items()}
 
     def reliability(self) -> dict[str, list[tuple[float, float, int]]]:
         """Activation -> (mean confidence, accuracy, examples) of each bin that holds some, over all test parts at the selected
         epoch: what a reliability diagram draws."""
-        task = self._data.task
-        found: dict[str, tuple[list[Any], list[Any]]] = {}
-        for row in self.rows:
-            saved = self.store.trial(row["key"]).read(PREDICTIONS) if row["outcome"] in ("done", "diverged") else None
-            if saved is not None:
-                parts = safetensors.numpy.load(saved)
-                targets, scores = found.setdefault(row["activation"], ([], []))
-                targets.append(parts["test_target"])
-                scores.append(parts["test_score"])
-        return {name: reliability(np.concatenate(t), np.concatenate(s), task) for name, (t, s) in found.items()}
+        return self._predicted()[1]
 
     def _environment(self) -> dict[str, str]:
         devices: set[str] = set()
