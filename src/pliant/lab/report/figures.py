@@ -864,25 +864,26 @@ def layers(data: ReportData, names: Mapping[str, str], traces: aggregate.Traces)
     last = max(aggregate.whole(v) for v in table.values("stop"))
     sites = list(dict.fromkeys(str(v) for v in table.values("site")))
 
+    epochs = sorted({aggregate.whole(v) for v in table.values("epoch")})
+    # The slider goes by epochs, of which long trainings draw some only.
+    stop = f"round((training_epoch - {epochs[0]}) / {max(1, epochs[-1] - epochs[0])} * {last})"
+
     def draw(width: int) -> Any:
         columns = 4 if width >= 900 else 2 if width >= 600 else 1
         axis_width = _label_width(sites) if named else 50
         cell = (width - axis_width - 20) // columns - 18
         base = alt.Chart(_source("layers"))
-        depth: dict[str, Any] = {"title": None if named else "Site, first on top"}
-        y = (
-            alt.Y(
-                "site:N", sort=_BY_DEPTH, axis=alt.Axis(ticks=False, domain=False, grid=True, gridDash=[1, 3], labelLimit=140), **depth
+        if named:
+            y = alt.Y(
+                "site:N",
+                sort=_BY_DEPTH,
+                title=None,
+                axis=alt.Axis(ticks=False, domain=False, grid=True, gridDash=[1, 3], labelLimit=140),
             )
-            if named
-            else alt.Y("order:Q", scale=alt.Scale(reverse=True, nice=False, zero=False), axis=alt.Axis(tickCount=8), **depth)
-        )
-        x = alt.X(
-            "mean:Q",
-            title=None,
-            scale=alt.Scale(zero=False),
-            axis=alt.Axis(grid=True, tickCount=max(3, cell // 60), labelOverlap=True),
-        )
+        else:
+            y = alt.Y("order:Q", title="Site, first on top", scale=alt.Scale(reverse=True, nice=False, zero=False))
+        ticks = alt.Axis(grid=True, tickCount=max(3, cell // 60), labelOverlap=True)
+        x = alt.X("mean:Q", title=None, scale=alt.Scale(zero=False), axis=ticks)
         tip = [
             alt.Tooltip("site:N", title="Site"),
             alt.Tooltip("epoch:Q", title="Epoch"),
@@ -890,41 +891,43 @@ def layers(data: ReportData, names: Mapping[str, str], traces: aggregate.Traces)
             alt.Tooltip("low:Q", title="Low", format=".4g"),
             alt.Tooltip("high:Q", title="High", format=".4g"),
         ]
-        now = "datum.stop === training_moment"
-        # What the slider leaves out is hidden and not filtered away: the axes then hold all of training, and stand still.
-        shown = {"condition": {"test": now, "value": 1}, "value": 0}
-        faint = {"condition": {"test": now, "value": 0.35}, "value": 0}
-        order = alt.Order("order:Q")
-        start = base.transform_filter("datum.stop === 0")
+
+        # What is not of the moment is hidden and not filtered away: the axes hold all of training and stand still.
+        def shown(test: str, opacity: float = 1.0) -> Any:
+            return alt.when(test).then(alt.value(opacity)).otherwise(alt.value(0))
+
+        now = f"datum.stop === {stop}"
         layered = alt.layer(
-            start.mark_point(shape="stroke", angle=90, size=110, color=QUIET, strokeWidth=1.5, opacity=0.8).encode(x=x, y=y),
+            base.mark_point(shape="stroke", angle=90, size=110, color=QUIET, strokeWidth=1.5).encode(
+                x=x, y=y, opacity=shown("datum.stop === 0", 0.8)
+            ),
             base.mark_rule(strokeWidth=4, color=BLUE, strokeCap="round").encode(
-                x=alt.X("low:Q", title=None, scale=alt.Scale(zero=False)), x2="high:Q", y=y, opacity=alt.OpacityValue(**_value(faint))
+                x=alt.X("low:Q", title=None, scale=alt.Scale(zero=False), axis=ticks),
+                x2="high:Q",
+                y=y,
+                opacity=shown(now, 0.35),
             ),
-            base.mark_line(strokeWidth=1.2, color=BLUE).encode(
-                x=x, y=y, order=order, detail="stop:N", opacity=alt.OpacityValue(**_value(shown))
-            ),
-            base.mark_point(filled=True, size=52, color=BLUE).encode(x=x, y=y, tooltip=tip, opacity=alt.OpacityValue(**_value(shown))),
+            base.mark_line(strokeWidth=1.2, color=BLUE).encode(x=x, y=y, order="order:Q", detail="stop:N", opacity=shown(now)),
+            base.mark_point(filled=True, size=52, color=BLUE).encode(x=x, y=y, tooltip=tip, opacity=shown(now)),
         ).properties(width=cell, height=alt.Step(24) if named else 260)
         return (
             layered.facet(facet=alt.Facet("name:N", title=None, header=alt.Header(labelAnchor="start")), columns=columns)
             .transform_filter("datum.label === pick_layers")
-            .resolve_scale(x="independent", y="independent" if named else "shared")
+            .resolve_scale(x="independent")
             .add_params(
                 _picker("pick_layers", "Activation ", labels, first),
                 alt.param(
-                    name="training_moment",
-                    value=last,
-                    bind=alt.binding_range(min=0, max=last, step=1, name="First to last epoch "),
+                    name="training_epoch",
+                    value=epochs[-1],
+                    bind=alt.binding_range(min=epochs[0], max=epochs[-1], step=1, name="Epoch "),
                 ),
             )
         )
 
-    epochs = sorted({aggregate.whole(v) for v in table.values("epoch")})
     caption = (
         f"The coefficients of the chosen activation layer by layer, the first call site on top: mean over trials (marker) and "
-        f"the band of the figure above (bar) at the end of the epoch that the slider chooses, of {len(epochs)} from epoch "
-        f"{epochs[0]} to epoch {epochs[-1]}. Grey strokes: after the first epoch. The axes are those of the whole training."
+        f"the band of the figure above (bar) at the end of the epoch that the slider chooses"
+        f"{f' (the nearest of {len(epochs)} that are drawn)' if len(epochs) < epochs[-1] else ''}. Grey strokes: after the first epoch. The axes are those of the whole training."
     )
     return _figure(
         "layers",
@@ -934,10 +937,6 @@ def layers(data: ReportData, names: Mapping[str, str], traces: aggregate.Traces)
         draw,
         {"layers": table},
     )
-
-
-def _value(condition: Mapping[str, Any]) -> dict[str, Any]:
-    return {"condition": condition["condition"], "value": condition["value"]}
 
 
 def calibration(data: ReportData, names: Mapping[str, str]) -> Figure | Absent:
@@ -970,7 +969,10 @@ def calibration(data: ReportData, names: Mapping[str, str]) -> Figure | Absent:
         return (
             alt.layer(
                 base.mark_rule(color=QUIET, strokeDash=[4, 3]).encode(
-                    x=alt.datum(low, type="quantitative"), y=alt.datum(low, type="quantitative"), x2=alt.datum(100), y2=alt.datum(100)
+                    x=alt.XDatum(low, type="quantitative", scale=scale),
+                    y=alt.YDatum(low, type="quantitative", scale=scale),
+                    x2=alt.datum(100),
+                    y2=alt.datum(100),
                 ),
                 base.mark_line(color=BLUE, strokeWidth=1.2, opacity=0.6).encode(x=x, y=y, order="confidence:Q"),
                 base.mark_point(filled=True, color=BLUE, opacity=1, stroke=PAPER, strokeWidth=0.6).encode(
@@ -1127,12 +1129,18 @@ def gap(data: ReportData, names: Mapping[str, str]) -> Figure | Absent:
     return _figure(
         "gap",
         "Generalisation gap",
-        f"Training minus validation accuracy, both in evaluation mode: mean over {_n_text(table)} trials per activation "
+        f"Training minus validation accuracy: mean over {_n_text(table)} trials per activation "
         "(marker) and the central 80 % of them (bar), at the selected epoch (lowest validation loss)"
         + (" and at the last one" if len(moments) < 3 else ", at the last one, and where each training first reached ")
         + ("the highest training accuracy that all trainings of its fold reached" if len(moments) > 2 else "")
-        + ". A small gap is not in itself a merit: an activation that hardly fits has none"
-        + ("; the third way compares at equal fit." if len(moments) > 2 else "."),
+        + ". A small gap is not in itself a merit: an activation that hardly fits has none. "
+        + (
+            "The first two are measured in evaluation mode. The third compares at equal fit, and takes the training accuracy "
+            "of the epoch as it ran (dropout on) unless the study measures it again after each epoch: its differences between "
+            "activations count, and not its sign."
+            if len(moments) > 2
+            else "Both are measured in evaluation mode."
+        ),
         "Dot plot, one row per activation: training minus validation accuracy, taken at up to three moments.",
         draw,
         {"gaps": table, "unit": _UNIT},

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from pliant.errors import MissingExtraError
 from pliant.lab.report import aggregate, wording
-from pliant.lab.report.agreement import RULE, agreement, in_units
 from pliant.lab.report.aggregate import Trouble
+from pliant.lab.report.agreement import RULE, agreement, in_units
 from pliant.lab.report.data import ReportData
 from pliant.lab.report.wording import finite
 from pliant.lab.store import StorageFullError
@@ -378,7 +378,7 @@ def printed_rows(data: ReportData) -> list[PrintedRow]:
     rows = []
     for entry in data.printed:
         unit = str(entry.get("unit") or "")
-        ours, n, difference, consistent = Cell(wording.DASH), Cell(wording.DASH), Cell(""), Cell("")
+        ours, n, difference, consistent = Cell(wording.DASH), Cell(wording.DASH), Cell(""), Cell(wording.DASH)
         estimate = _named_estimate(data, entry)
         if estimate is not None:
             name = str(entry.get("metric"))
