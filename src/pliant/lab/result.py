@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ class Result:
         self.study = study
         self._store = store
         self.trials: tuple[TrialSpec, ...] = plan(study)
+        self._provenance: list[tuple[str, Mapping[str, Any]]] = []
 
     @property
     def store(self) -> Store:
@@ -63,11 +64,14 @@ class Result:
         labels = self.study.labels
         courses: dict[tuple[int, int], list[tuple[dict[str, Any], Mapping[str, Any]]]] = {}
         for spec in self.trials:
-            trial = self._store.trial(spec.key) if self._store is not None else None
-            outcome = trial.outcome() if trial is not None else "missing"
+            key = spec.key
+            trial = self._store.trial(key) if self._store is not None else None
+            # Read once: a file is parsed and its checksum compared, which is what takes the time of many thousand trials.
+            result = trial.result(verify_files=False) if trial is not None else None
+            outcome = result["outcome"] if result else trial.outcome() if trial is not None else "missing"
             row: dict[str, Any] = {
                 "study": self.study.directory,
-                "key": spec.key,
+                "key": key,
                 "activation": spec.activation,
                 "label": labels[spec.activation],
                 "repeat": spec.repeat,
@@ -85,10 +89,10 @@ class Result:
                 row["speed"] = " ".join(spec.train.speed)
             if self.study.train.lr_grid:
                 row["lr"] = spec.train.optimizer.lr
-            if trial is not None and outcome in ("done", "diverged"):
-                result = trial.result(verify_files=False)
-                row |= result["row"] if result else {}
-                if result and "curves" in result:
+            if result:
+                row |= result["row"]
+                self._provenance.append((str(result["row"].get("device")), result.get("provenance", {})))
+                if "curves" in result:
                     row |= curves.areas(result["curves"])
                     for threshold in self.study.thresholds:
                         row |= curves.times_to(result["curves"], threshold)
@@ -251,14 +255,11 @@ class Result:
         return self._predicted()[1]
 
     def _environment(self) -> dict[str, str]:
-        devices: set[str] = set()
-        versions: set[str] = set()
-        for spec in self.trials:
-            result = self.store.trial(spec.key).result(verify_files=False)
-            if result:
-                devices.add(str(result["row"].get("device")))
-                made = result.get("provenance", {})
-                versions.add(f"torch {made.get('torch')}, numpy {made.get('numpy')}, Python {made.get('python')}")
+        self.trial_rows  # noqa: B018  Reading them gathers the provenance.
+        devices = {f"{device} ({made['device']})" if made.get("device") else device for device, made in self._provenance}
+        versions = {
+            f"torch {made.get('torch')}, numpy {made.get('numpy')}, Python {made.get('python')}" for _, made in self._provenance
+        }
         return {
             "Pliant": metadata.version("pliant"),
             "Trials were run with": "; ".join(sorted(versions)) or "nothing yet",
@@ -287,8 +288,8 @@ class Result:
                 [_stage(f"t = {t / 10:.1f}", None, _at(module, module.values(t / 10))) for t in range(11)],
             )
         keys = [r["key"] for r in self.rows if r["activation"] == activation and r["key"] in histories]
-        epochs = [list(histories[k]) for k in keys]
-        stages = [_stage("start", None, _at(module, module.values()))] if not epochs else list(_learned(module, epochs))
+        stages = list(_learned(module, (histories[k] for k in keys))) if keys else []
+        stages = stages or [_stage("start", None, _at(module, module.values()))]
         learned = any(isinstance(k, Learned) for k in module.kinds.values())
         return Shape(activation, label, "learned" if learned else "plain", stages)
 
@@ -322,6 +323,10 @@ class _Histories(Mapping[str, Sequence[Mapping[str, Any]]]):
             raise KeyError(key)
         return self._store.trial(key).history()
 
+    def __contains__(self, key: object) -> bool:
+        # Mapping's own asks for the value, which reads the file.
+        return key in self._keys
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._keys)
 
@@ -335,20 +340,34 @@ def _at(module: Activation, values: Sequence[float | Tensor]) -> Any:
     return lambda x: type(module).function(x, *numbers)
 
 
-def _learned(module: Activation, trials: Sequence[Sequence[Mapping[str, Any]]]) -> Iterator[Stage]:
-    """The mean learned curve by site at five moments of training, and the start."""
-    last = min(len(epochs) for epochs in trials)
-    sites = list(trials[0][-1]["coefficients"])
-    for site in sites or [None]:
-        yield _stage("start", site, _at(module, module.values()))
-    for epoch in sorted({max(1, round(last * share)) for share in (0.1, 0.25, 0.5, 0.75, 1.0)}):
+def _learned(module: Activation, trials: Iterable[Sequence[Mapping[str, Any]]]) -> Iterator[Stage]:
+    """The mean learned curve by site at five moments of training, and the start; each trial is read once and released."""
+    seen: dict[tuple[int, str, str], tuple[float, int]] = {}
+    sites: list[str] = []
+    last = 0
+    for epochs in trials:
+        if not epochs:
+            continue
+        last = min(last or len(epochs), len(epochs))
+        sites = sites or list(epochs[-1]["coefficients"])
+        for at, epoch in enumerate(epochs, start=1):
+            for site, named in epoch["coefficients"].items():
+                for name, stored in named.items():
+                    value = stored if type(stored) is float else _mean(stored)
+                    if value is not None:
+                        total, n = seen.get((at, site, name), (0.0, 0))
+                        seen[at, site, name] = total + value, n + 1
+    if not last:
+        return
+    for place in sites or [None]:
+        yield _stage("start", place, _at(module, module.values()))
+    for at in sorted({max(1, round(last * share)) for share in (0.1, 0.25, 0.5, 0.75, 1.0)}):
         for site in sites:
             values: list[float | Tensor] = []
             for name, now in zip(module.kinds, module.values(), strict=True):
-                found = [e[epoch - 1]["coefficients"][site].get(name) for e in trials]
-                numbers = [m for f in found if (m := _mean(f)) is not None]
-                values.append(float(np.mean(numbers)) if numbers else now)
-            yield _stage(f"epoch {epoch}", site, _at(module, values))
+                total, n = seen.get((at, site, name), (0.0, 0))
+                values.append(total / n if n else now)
+            yield _stage(f"epoch {at}", site, _at(module, values))
 
 
 def _mean(stored: Any) -> float | None:

@@ -257,39 +257,48 @@ class _Trace:
 
     @classmethod
     def of(cls, history: Sequence[Epoch]) -> _Trace:
-        epochs = [whole(epoch.get("epoch"), i + 1) for i, epoch in enumerate(history)]
-        length = max(epochs, default=0)
+        # By column, because a study of 10,000 trials has millions of rows.
+        known = [(whole(epoch.get("epoch"), i + 1), epoch) for i, epoch in enumerate(history)]
+        known = [(at, epoch) for at, epoch in known if at >= 1]
+        places = np.array([at - 1 for at, _ in known], dtype=np.int64)
+        length = int(places.max()) + 1 if known else 0
         curves = np.full((length, len(CURVES)), np.nan)
+        for column, name in enumerate(CURVES):
+            curves[places, column] = _numbers([epoch.get(name) for _, epoch in known])
+        found: dict[tuple[str, str], tuple[list[int], list[object]]] = {}
+        for at, epoch in known:
+            coefficients = epoch.get("coefficients")
+            if isinstance(coefficients, Mapping):
+                for site, named in coefficients.items():
+                    for name, value in named.items():
+                        ats, values = found.setdefault((site, name), ([], []))
+                        ats.append(at - 1)
+                        values.append(value)
         moved: dict[tuple[str, str], Array] = {}
         channels = 1
-        for at, epoch in zip(epochs, history, strict=True):
-            if at < 1:
-                continue
-            curves[at - 1] = [_float(epoch.get(name)) for name in CURVES]
-            coefficients = epoch.get("coefficients")
-            if not isinstance(coefficients, Mapping):
-                continue
-            for site, named in coefficients.items():
-                for name, value in named.items():
-                    place = (str(site), str(name))
-                    if place not in moved:
-                        moved[place] = np.full((length, 3), np.nan)
-                    if isinstance(value, Sequence) and not isinstance(value, str):
-                        flat = np.array([_float(v) for v in _flat(value)])
-                        flat = flat[np.isfinite(flat)]
-                        if flat.size:
-                            channels = max(channels, int(flat.size))
-                            low, high = np.percentile(flat, (10, 90))
-                            moved[place][at - 1] = (flat.mean(), low, high)
-                    else:
-                        moved[place][at - 1] = _float(value)
+        for (site, name), (ats, values) in found.items():
+            trace = moved[str(site), str(name)] = np.full((length, 3), np.nan)
+            if any(isinstance(value, list | tuple) for value in values):
+                for at, value in zip(ats, values, strict=True):
+                    flat = _numbers(list(_flat(value if isinstance(value, list | tuple) else [value])))
+                    flat = flat[np.isfinite(flat)]
+                    if flat.size:
+                        channels = max(channels, int(flat.size))
+                        trace[at] = (flat.mean(), *np.percentile(flat, (10, 90)))
+            else:
+                trace[ats] = _numbers(values)[:, None]
         return cls(curves, moved, channels)
 
 
+def _numbers(values: Sequence[object]) -> Array:
+    """float64; nan for anything that is not a finite number."""
+    if all(type(v) is float or v is None for v in values):
+        found = np.array(values, dtype=np.float64)
+        return np.where(np.isfinite(found), found, np.nan)
+    return np.array([_float(v) for v in values], dtype=np.float64)
+
+
 def _float(value: object) -> float:
-    # A plain float is by far the commonest case, and a study of 10,000 trials has millions of them.
-    if type(value) is float:
-        return value if math.isfinite(value) else math.nan
     x = finite(value)
     return math.nan if x is None else x
 

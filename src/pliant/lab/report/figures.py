@@ -927,7 +927,8 @@ def layers(data: ReportData, names: Mapping[str, str], traces: aggregate.Traces)
     caption = (
         f"The coefficients of the chosen activation layer by layer, the first call site on top: mean over trials (marker) and "
         f"the band of the figure above (bar) at the end of the epoch that the slider chooses"
-        f"{f' (the nearest of {len(epochs)} that are drawn)' if len(epochs) < epochs[-1] else ''}. Grey strokes: after the first epoch. The axes are those of the whole training."
+        f"{f' (the nearest of {last + 1} that are drawn)' if last + 1 < epochs[-1] else ''}. Grey strokes: after the first "
+        "epoch. The axes are those of the whole training."
     )
     return _figure(
         "layers",
@@ -996,9 +997,9 @@ def calibration(data: ReportData, names: Mapping[str, str]) -> Figure | Absent:
         "calibration",
         "Reliability",
         f"How often a test prediction is right, by how sure it was: one dot per bin of confidence, its area the share of the "
-        f"n = {max(totals.values()):,} predictions over all folds and repeats. On the dashed line confidence is what it says; below it "
-        f"the network is too sure. ECE: the mean distance from the line, weighted by examples, of all predictions together; the "
-        "rows hold the one of each trial, which is larger for having fewer examples in a bin.",
+        f"n = {max(totals.values()):,} predictions over all folds and repeats. On the dashed line confidence is what it "
+        "says; below it the network is too sure. ECE: the mean distance from the line, weighted by examples, of all "
+        "predictions together; the rows hold the one of each trial, which is larger for having fewer examples in a bin.",
         "Reliability diagrams, one per activation: accuracy against mean confidence.",
         draw,
         {"calibration": table},
