@@ -157,6 +157,8 @@ def _train(
 ) -> None:
     recipe = spec.train
     parts = split(spec, data)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
     examples = Examples.of(data, spec.normalise, parts.train, device)
     fitted, held = (torch.from_numpy(rows).to(device) for rows in (parts.train, parts.validation))
     network, activations = build(spec, data, custom)
@@ -240,6 +242,9 @@ def _train(
                 "seconds": state.seconds,
                 "seconds_per_epoch": state.seconds / state.epoch,
                 "device": str(device),
+                # Of the whole process, so it says something of this trial where it is alone on the device. Host memory has
+                # no such counter: the process's own peak is that of all trials before.
+                **({"peak_bytes": torch.cuda.max_memory_allocated(device)} if device.type == "cuda" else {}),
             },
             "curves": {
                 "steps_per_epoch": per_epoch,
