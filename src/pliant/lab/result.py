@@ -7,7 +7,7 @@ import functools
 import math
 import platform
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,8 @@ from pliant.lab import curves, papers
 from pliant.lab.datasets import Data
 from pliant.lab.protocol import partition_of, split
 from pliant.lab.recipe import QUIRKS
-from pliant.lab.report import ReportData, Shape, Stage, build, write_tables
-from pliant.lab.score import confusion, reliability
+from pliant.lab.report import ReportData, Shape, Stage, build, draw, write_figures, write_tables
+from pliant.lab.score import confusion, reliability_of, reliability_sums
 from pliant.lab.store import PREDICTIONS, Store, StoreError
 from pliant.lab.study import Study, TrialSpec, data_of, plan
 from pliant.lab.verdict import (
@@ -65,6 +65,7 @@ class Result:
         self._store = store
         self.trials: tuple[TrialSpec, ...] = plan(study)
         self._samples: dict[tuple[str, str], Sampled] = {}
+        self._provenance: list[tuple[str, Mapping[str, Any]]] = []
 
     @property
     def store(self) -> Store:
@@ -89,11 +90,14 @@ class Result:
         labels = self.study.labels
         courses: dict[tuple[int, int], list[tuple[dict[str, Any], Mapping[str, Any]]]] = {}
         for spec in self.trials:
-            trial = self._store.trial(spec.key) if self._store is not None else None
-            outcome = trial.outcome() if trial is not None else "missing"
+            key = spec.key
+            trial = self._store.trial(key) if self._store is not None else None
+            # Read once: a file is parsed and its checksum compared, which is what takes the time of many thousand trials.
+            result = trial.result(verify_files=False) if trial is not None else None
+            outcome = result["outcome"] if result else trial.outcome() if trial is not None else "missing"
             row: dict[str, Any] = {
                 "study": self.study.directory,
-                "key": spec.key,
+                "key": key,
                 "activation": spec.activation,
                 "label": labels[spec.activation],
                 "repeat": spec.repeat,
@@ -111,10 +115,10 @@ class Result:
                 row["speed"] = " ".join(spec.train.speed)
             if self.study.train.lr_grid:
                 row["lr"] = spec.train.optimizer.lr
-            if trial is not None and outcome in ("done", "diverged"):
-                result = trial.result(verify_files=False)
-                row |= result["row"] if result else {}
-                if result and "curves" in result:
+            if result:
+                row |= result["row"]
+                self._provenance.append((str(result["row"].get("device")), result.get("provenance", {})))
+                if "curves" in result:
                     row |= curves.areas(result["curves"])
                     for threshold in self.study.thresholds:
                         row |= curves.times_to(result["curves"], threshold)
@@ -231,7 +235,7 @@ class Result:
         return self._samples[key]
 
     def report(self, directory: str | Path | None = None, *, baseline: str | None = None, command: str = "") -> Path:
-        """Write report.html, rows.csv, rows.parquet and table.tex; the path of the page.
+        """Write report.html, the tables (CSV, Parquet, LaTeX) and the folder figures (SVG, PDF, CSV); the path of the page.
 
         Args:
             directory: where to; default the study's own folder in the store.
@@ -242,7 +246,9 @@ class Result:
         target.mkdir(parents=True, exist_ok=True)
         data = self.report_data(baseline=baseline, command=command)
         write_tables(data, target)
-        return build(data, target)
+        drawn = draw(data)
+        write_figures(data, target / "figures", drawn)
+        return build(data, target, drawn)
 
     def report_data(self, *, baseline: str | None = None, command: str = "") -> ReportData:
         """Everything the page shows, as plain data."""
@@ -251,8 +257,9 @@ class Result:
         if self.study.overrides:
             changed = [f"This is not the study as it is defined; changed: {' '.join(self.study.overrides)}."]
             if paper.deviations:
-                changed.append("The deviations below describe the study as it is defined, without these changes.")
+                changed.append("The deviations on this page describe the study as it is defined, without these changes.")
         histories = _Histories(self.store, [r["key"] for r in self.rows if r["outcome"] in ("done", "diverged")])
+        confusions, bins = self._predicted()
         return ReportData(
             title=(self.study.title or self.study.name) + self._marks(),
             question=self.study.question,
@@ -260,12 +267,15 @@ class Result:
             rows=self.rows,
             verdict=self.verdict(baseline=baseline),
             histories=histories,
-            confusions=self._confusions(),
+            confusions=confusions,
             class_names=self._classes(),
+            reliability=bins,
             shapes=[shape for a in self.study.activations if (shape := self._shape(a, histories)) is not None],
             printed=paper.printed,
             deviations=paper.deviations,
-            notes=[*changed, *(() if self.study.overrides else paper.notes)],
+            notes=() if self.study.overrides else paper.notes,
+            remarks=(*self.remarks, *changed),
+            names=paper.names,
             environment=self._environment(),
             command=command,
             paper=paper.paper,
@@ -281,46 +291,37 @@ class Result:
     def _classes(self) -> tuple[str, ...]:
         return self._data.classes
 
-    def _confusions(self) -> dict[str, list[list[int]]]:
-        """Test confusions at the selected epoch, summed over folds and repeats; none where examples have several labels."""
+    def _predicted(self) -> tuple[dict[str, list[list[int]]], dict[str, list[tuple[float, float, int]]]]:
+        """Test confusions (none where examples have several labels) and reliability at the selected epoch, over all folds and
+        repeats. Each trial's predictions are read once and released: those of all at once would not fit for large studies."""
         task = self._data.task
-        if task == "multilabel":
-            return {}
         sums: dict[str, Any] = {}
+        bins: dict[str, Any] = {}
         for row in self.rows:
             saved = self.store.trial(row["key"]).read(PREDICTIONS) if row["outcome"] in ("done", "diverged") else None
-            if saved is not None:
-                parts = safetensors.numpy.load(saved)
-                scores = parts["test_score"].astype(np.float64)
-                if task == "multiclass":
-                    scores /= scores.sum(axis=1, keepdims=True)
-                counts = confusion(parts["test_target"], scores, task, len(self._classes()))
-                sums[row["activation"]] = sums.get(row["activation"], 0) + counts
-        return {name: counts.tolist() for name, counts in sums.items()}
+            if saved is None:
+                continue
+            parts = safetensors.numpy.load(saved)
+            targets, scores = parts["test_target"], parts["test_score"].astype(np.float64)
+            if task == "multiclass":
+                scores /= scores.sum(axis=1, keepdims=True)
+            name = row["activation"]
+            if task != "multilabel":
+                sums[name] = sums.get(name, 0) + confusion(targets, scores, task, len(self._classes()))
+            bins[name] = bins.get(name, 0) + reliability_sums(targets, scores, task)
+        return {n: counts.tolist() for n, counts in sums.items()}, {n: reliability_of(found) for n, found in bins.items()}
 
     def reliability(self) -> dict[str, list[tuple[float, float, int]]]:
         """Activation -> (mean confidence, accuracy, examples) of each bin that holds some, over all test parts at the selected
         epoch: what a reliability diagram draws."""
-        task = self._data.task
-        found: dict[str, tuple[list[Any], list[Any]]] = {}
-        for row in self.rows:
-            saved = self.store.trial(row["key"]).read(PREDICTIONS) if row["outcome"] in ("done", "diverged") else None
-            if saved is not None:
-                parts = safetensors.numpy.load(saved)
-                targets, scores = found.setdefault(row["activation"], ([], []))
-                targets.append(parts["test_target"])
-                scores.append(parts["test_score"])
-        return {name: reliability(np.concatenate(t), np.concatenate(s), task) for name, (t, s) in found.items()}
+        return self._predicted()[1]
 
     def _environment(self) -> dict[str, str]:
-        devices: set[str] = set()
-        versions: set[str] = set()
-        for spec in self.trials:
-            result = self.store.trial(spec.key).result(verify_files=False)
-            if result:
-                devices.add(str(result["row"].get("device")))
-                made = result.get("provenance", {})
-                versions.add(f"torch {made.get('torch')}, numpy {made.get('numpy')}, Python {made.get('python')}")
+        self.trial_rows  # noqa: B018  Reading them gathers the provenance.
+        devices = {f"{device} ({made['device']})" if made.get("device") else device for device, made in self._provenance}
+        versions = {
+            f"torch {made.get('torch')}, numpy {made.get('numpy')}, Python {made.get('python')}" for _, made in self._provenance
+        }
         return {
             "Pliant": metadata.version("pliant"),
             "Trials were run with": "; ".join(sorted(versions)) or "nothing yet",
@@ -349,8 +350,8 @@ class Result:
                 [_stage(f"t = {t / 10:.1f}", None, _at(module, module.values(t / 10))) for t in range(11)],
             )
         keys = [r["key"] for r in self.rows if r["activation"] == activation and r["key"] in histories]
-        epochs = [list(histories[k]) for k in keys]
-        stages = [_stage("start", None, _at(module, module.values()))] if not epochs else list(_learned(module, epochs))
+        stages = list(_learned(module, (histories[k] for k in keys))) if keys else []
+        stages = stages or [_stage("start", None, _at(module, module.values()))]
         learned = any(isinstance(k, Learned) for k in module.kinds.values())
         return Shape(activation, label, "learned" if learned else "plain", stages)
 
@@ -384,6 +385,10 @@ class _Histories(Mapping[str, Sequence[Mapping[str, Any]]]):
             raise KeyError(key)
         return self._store.trial(key).history()
 
+    def __contains__(self, key: object) -> bool:
+        # Mapping's own asks for the value, which reads the file.
+        return key in self._keys
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._keys)
 
@@ -397,20 +402,34 @@ def _at(module: Activation, values: Sequence[float | Tensor]) -> Any:
     return lambda x: type(module).function(x, *numbers)
 
 
-def _learned(module: Activation, trials: Sequence[Sequence[Mapping[str, Any]]]) -> Iterator[Stage]:
-    """The mean learned curve by site at five moments of training, and the start."""
-    last = min(len(epochs) for epochs in trials)
-    sites = list(trials[0][-1]["coefficients"])
-    for site in sites or [None]:
-        yield _stage("start", site, _at(module, module.values()))
-    for epoch in sorted({max(1, round(last * share)) for share in (0.1, 0.25, 0.5, 0.75, 1.0)}):
+def _learned(module: Activation, trials: Iterable[Sequence[Mapping[str, Any]]]) -> Iterator[Stage]:
+    """The mean learned curve by site at five moments of training, and the start; each trial is read once and released."""
+    seen: dict[tuple[int, str, str], tuple[float, int]] = {}
+    sites: list[str] = []
+    last = 0
+    for epochs in trials:
+        if not epochs:
+            continue
+        last = min(last or len(epochs), len(epochs))
+        sites = sites or list(epochs[-1]["coefficients"])
+        for at, epoch in enumerate(epochs, start=1):
+            for site, named in epoch["coefficients"].items():
+                for name, stored in named.items():
+                    value = stored if type(stored) is float else _mean(stored)
+                    if value is not None:
+                        total, n = seen.get((at, site, name), (0.0, 0))
+                        seen[at, site, name] = total + value, n + 1
+    if not last:
+        return
+    for place in sites or [None]:
+        yield _stage("start", place, _at(module, module.values()))
+    for at in sorted({max(1, round(last * share)) for share in (0.1, 0.25, 0.5, 0.75, 1.0)}):
         for site in sites:
             values: list[float | Tensor] = []
             for name, now in zip(module.kinds, module.values(), strict=True):
-                found = [e[epoch - 1]["coefficients"][site].get(name) for e in trials]
-                numbers = [m for f in found if (m := _mean(f)) is not None]
-                values.append(float(np.mean(numbers)) if numbers else now)
-            yield _stage(f"epoch {epoch}", site, _at(module, values))
+                total, n = seen.get((at, site, name), (0.0, 0))
+                values.append(total / n if n else now)
+            yield _stage(f"epoch {at}", site, _at(module, values))
 
 
 def _mean(stored: Any) -> float | None:

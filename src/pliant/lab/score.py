@@ -27,6 +27,8 @@ __all__ = [
     "average_precision",
     "confusion",
     "reliability",
+    "reliability_of",
+    "reliability_sums",
     "score",
 ]
 
@@ -186,24 +188,36 @@ def reliability(targets: npt.ArrayLike, scores: npt.ArrayLike, task: Task) -> li
 
     Arguments and errors as for `score`.
     """
+    return reliability_of(reliability_sums(targets, scores, task))
+
+
+def reliability_of(sums: npt.NDArray[np.float64]) -> list[tuple[float, float, int]]:
+    """What `reliability` returns, from the sums of one call of `reliability_sums` or of several added up."""
+    return [(float(sure / n), float(hits / n), int(n)) for sure, hits, n in sums if n > 0]
+
+
+def reliability_sums(targets: npt.ArrayLike, scores: npt.ArrayLike, task: Task) -> npt.NDArray[np.float64]:
+    """For each of the `ECE_BINS` bins: sum of confidences, examples (labels) that are right, examples; shape (ECE_BINS, 3).
+
+    Arguments and errors as for `score`.
+    """
     if task == "multilabel":
         truth, p = _checked_labels(targets, scores)
         counted = truth != IGNORED
-        return _bins(np.maximum(p, 1 - p)[counted], ((p > 0.5) == (truth == 1))[counted])
+        return _sums(np.maximum(p, 1 - p)[counted], ((p > 0.5) == (truth == 1))[counted])
     labels, probabilities = _checked(targets, scores, task)
-    return _bins(probabilities.max(axis=1), probabilities.argmax(axis=1) == labels)
+    return _sums(probabilities.max(axis=1), probabilities.argmax(axis=1) == labels)
 
 
-def _bins(confidence: npt.NDArray[np.float64], right: npt.NDArray[np.bool_]) -> list[tuple[float, float, int]]:
+def _sums(confidence: npt.NDArray[np.float64], right: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
     # Bins are open below and closed above, so that a confidence of 1 has a bin.
     which = np.clip(np.ceil(confidence * ECE_BINS).astype(np.int64) - 1, 0, ECE_BINS - 1)
-    sizes = np.bincount(which, minlength=ECE_BINS)
-    sure, hits = (np.bincount(which, weights=v, minlength=ECE_BINS) for v in (confidence, right.astype(np.float64)))
-    return [(float(sure[b] / sizes[b]), float(hits[b] / sizes[b]), int(sizes[b])) for b in np.flatnonzero(sizes)]
+    weights = (confidence, right.astype(np.float64), np.ones(len(which)))
+    return np.stack([np.bincount(which, weights=w, minlength=ECE_BINS) for w in weights], axis=1)
 
 
 def _calibration_error(confidence: npt.NDArray[np.float64], right: npt.NDArray[np.bool_]) -> float:
-    return sum(size * abs(hit - sure) for sure, hit, size in _bins(confidence, right)) / len(right)
+    return sum(size * abs(hit - sure) for sure, hit, size in reliability_of(_sums(confidence, right))) / len(right)
 
 
 def confusion(targets: npt.ArrayLike, scores: npt.ArrayLike, task: Task, n_classes: int) -> npt.NDArray[np.int64]:

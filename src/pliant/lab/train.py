@@ -207,6 +207,8 @@ def begin(
         DataError, ModelError, StudyError: the data, the network or a quirk cannot be used.
     """
     parts = split(spec, data)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
     examples = _examples(spec, data, parts, device, others)
     network, activations = build(spec, data, custom)
     network = network.to(device)
@@ -342,6 +344,9 @@ class Training:
                     "seconds": state.seconds,
                     "seconds_per_epoch": state.seconds / state.epoch,
                     "device": str(device),
+                    # Of the whole process, so it says something of this trial where it is alone on the device. Host memory
+                    # has no such counter: the process's own peak is that of all trials before.
+                    **({"peak_bytes": torch.cuda.max_memory_allocated(device)} if device.type == "cuda" else {}),
                 },
                 "curves": {
                     "steps_per_epoch": self.steps_per_epoch,

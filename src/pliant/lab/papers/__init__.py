@@ -25,6 +25,8 @@ class Context:
     printed: tuple[dict[str, Any], ...] = ()
     deviations: tuple[dict[str, Any], ...] = ()
     notes: tuple[str, ...] = field(default=())
+    names: dict[str, str] = field(default_factory=dict)
+    """Which table or figure of the paper one of the report's stands for: ``table`` or a figure's id -> the files' name."""
 
 
 @functools.cache
@@ -62,4 +64,10 @@ def context(study: Study) -> Context:
             if study.name in item["studies"]
         ]
 
-    return Context(values["paper"], tuple(mine("printed")), tuple(mine("deviation")), tuple(n["text"] for n in mine("note")))
+    return Context(
+        values["paper"],
+        tuple(mine("printed")),
+        tuple(mine("deviation")),
+        tuple(n["text"] for n in mine("note")),
+        {output["shows"]: output["name"] for output in mine("output")},
+    )

@@ -1,9 +1,10 @@
-"""The report of a study: one HTML page that needs nothing else, and the same numbers as CSV, Parquet and LaTeX."""
+"""The report of a study: one HTML page that needs nothing else, and the same as CSV, Parquet, LaTeX, SVG and PDF."""
 
 from __future__ import annotations
 
 from pliant.lab.report.data import ReportData, Shape, Stage
-from pliant.lab.report.page import build
+from pliant.lab.report.files import write_figures
+from pliant.lab.report.page import build, draw
 from pliant.lab.report.tables import write_tables
 
-__all__ = ["ReportData", "Shape", "Stage", "build", "write_tables"]
+__all__ = ["ReportData", "Shape", "Stage", "build", "draw", "write_figures", "write_tables"]

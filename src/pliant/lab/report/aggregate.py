@@ -26,6 +26,8 @@ COEFFICIENT_ROWS = 9_000
 SHAPE_ROWS = 12_000
 SHAPE_POINTS = 41
 MATRIX_CELLS = 16_000
+CONFUSED_PAIRS = 10
+PROFILE_STOPS = 21
 FOLDS_DRAWN = 60
 SCORED = ("done", "diverged")
 
@@ -255,39 +257,48 @@ class _Trace:
 
     @classmethod
     def of(cls, history: Sequence[Epoch]) -> _Trace:
-        epochs = [whole(epoch.get("epoch"), i + 1) for i, epoch in enumerate(history)]
-        length = max(epochs, default=0)
+        # By column, because a study of 10,000 trials has millions of rows.
+        known = [(whole(epoch.get("epoch"), i + 1), epoch) for i, epoch in enumerate(history)]
+        known = [(at, epoch) for at, epoch in known if at >= 1]
+        places = np.array([at - 1 for at, _ in known], dtype=np.int64)
+        length = int(places.max()) + 1 if known else 0
         curves = np.full((length, len(CURVES)), np.nan)
+        for column, name in enumerate(CURVES):
+            curves[places, column] = _numbers([epoch.get(name) for _, epoch in known])
+        found: dict[tuple[str, str], tuple[list[int], list[object]]] = {}
+        for at, epoch in known:
+            coefficients = epoch.get("coefficients")
+            if isinstance(coefficients, Mapping):
+                for site, named in coefficients.items():
+                    for name, value in named.items():
+                        ats, values = found.setdefault((site, name), ([], []))
+                        ats.append(at - 1)
+                        values.append(value)
         moved: dict[tuple[str, str], Array] = {}
         channels = 1
-        for at, epoch in zip(epochs, history, strict=True):
-            if at < 1:
-                continue
-            curves[at - 1] = [_float(epoch.get(name)) for name in CURVES]
-            coefficients = epoch.get("coefficients")
-            if not isinstance(coefficients, Mapping):
-                continue
-            for site, named in coefficients.items():
-                for name, value in named.items():
-                    place = (str(site), str(name))
-                    if place not in moved:
-                        moved[place] = np.full((length, 3), np.nan)
-                    if isinstance(value, Sequence) and not isinstance(value, str):
-                        flat = np.array([_float(v) for v in _flat(value)])
-                        flat = flat[np.isfinite(flat)]
-                        if flat.size:
-                            channels = max(channels, int(flat.size))
-                            low, high = np.percentile(flat, (10, 90))
-                            moved[place][at - 1] = (flat.mean(), low, high)
-                    else:
-                        moved[place][at - 1] = _float(value)
+        for (site, name), (ats, values) in found.items():
+            trace = moved[str(site), str(name)] = np.full((length, 3), np.nan)
+            if any(isinstance(value, list | tuple) for value in values):
+                for at, value in zip(ats, values, strict=True):
+                    flat = _numbers(list(_flat(value if isinstance(value, list | tuple) else [value])))
+                    flat = flat[np.isfinite(flat)]
+                    if flat.size:
+                        channels = max(channels, int(flat.size))
+                        trace[at] = (flat.mean(), *np.percentile(flat, (10, 90)))
+            else:
+                trace[ats] = _numbers(values)[:, None]
         return cls(curves, moved, channels)
 
 
+def _numbers(values: Sequence[object]) -> Array:
+    """float64; nan for anything that is not a finite number."""
+    if all(type(v) is float or v is None for v in values):
+        found = np.array(values, dtype=np.float64)
+        return np.where(np.isfinite(found), found, np.nan)
+    return np.array([_float(v) for v in values], dtype=np.float64)
+
+
 def _float(value: object) -> float:
-    # A plain float is by far the commonest case, and a study of 10,000 trials has millions of them.
-    if type(value) is float:
-        return value if math.isfinite(value) else math.nan
     x = finite(value)
     return math.nan if x is None else x
 
@@ -486,6 +497,8 @@ class Confusions:
     all_classes: int
     examples: int
     """Test predictions counted for one activation (the largest, if they differ)."""
+    pairs: Table
+    """The most frequent confusions of each activation, of all classes; empty where the matrices show them all at once."""
 
 
 def confusions(data: ReportData, names: Mapping[str, str]) -> Confusions:
@@ -506,7 +519,8 @@ def confusions(data: ReportData, names: Mapping[str, str]) -> Confusions:
     if len(set(class_names)) < size:
         class_names = [f"{i}: {name}" for i, name in enumerate(class_names)]
     kept = list(range(size))
-    most = max(2, math.isqrt(MATRIX_CELLS // max(1, len(matrices))))
+    # Beyond some forty classes a cell is too small to be told from its neighbour on a page.
+    most = min(40, max(2, math.isqrt(MATRIX_CELLS // max(1, len(matrices)))))
     if size > most:
         errors = sum((m.sum(axis=0) + m.sum(axis=1) - 2 * np.diag(m) for m in matrices.values()), np.zeros(size))
         kept = sorted(int(i) for i in np.argsort(-errors, kind="stable")[:most])
@@ -532,23 +546,107 @@ def confusions(data: ReportData, names: Mapping[str, str]) -> Confusions:
         "share": "Share of the true class",
     }
     examples = int(max((m.sum() for m in matrices.values()), default=0))
-    return Confusions(table(columns, rows), [class_names[i] for i in kept], size, examples)
+    pairs = _confused_pairs(matrices, class_names) if size > 3 else table(_PAIRS, [])
+    return Confusions(table(columns, rows), [class_names[i] for i in kept], size, examples, pairs)
+
+
+_PAIRS = {
+    "label": "Activation",
+    "true": "True class",
+    "predicted": "Predicted as",
+    "count": "Count",
+    "share": "% of the true class",
+    "back": "Count the other way",
+}
+
+
+def _confused_pairs(matrices: Mapping[str, Array], class_names: Sequence[str]) -> Table:
+    rows: list[tuple[object, ...]] = []
+    for label, matrix in matrices.items():
+        wrong = matrix - np.diag(np.diag(matrix))
+        totals = matrix.sum(axis=1)
+        for at in np.argsort(-wrong, axis=None, kind="stable")[:CONFUSED_PAIRS]:
+            i, j = (int(v) for v in np.unravel_index(at, wrong.shape))
+            if wrong[i, j] > 0:
+                share = float(100 * matrix[i, j] / totals[i])
+                rows.append((label, class_names[i], class_names[j], int(matrix[i, j]), share, int(matrix[j, i])))
+    return table(_PAIRS, rows)
+
+
+def calibration(data: ReportData, names: Mapping[str, str]) -> Table:
+    """The bins of the reliability diagram, in per cent, with what each adds to the expected calibration error."""
+    columns = {
+        "label": "Activation",
+        "confidence": "Mean confidence, %",
+        "accuracy": "Accuracy, %",
+        "count": "Examples",
+        "share": "Share of examples, %",
+        "ece": "Calibration error, points",
+    }
+    rows: list[tuple[object, ...]] = []
+    for activation in [*names, *(a for a in data.reliability if a not in names)]:
+        bins = [(c, a, n) for c, a, n in data.reliability.get(activation, ()) if n > 0]
+        total = sum(n for _, _, n in bins)
+        error = sum(n * abs(a - c) for c, a, n in bins) / total if total else None
+        rows.extend(
+            (names.get(activation, activation), 100 * c, 100 * a, n, 100 * n / total, number_or_none(error, 100))
+            for c, a, n in bins
+        )
+    return table(columns, rows)
+
+
+def profile(coefficients: Table) -> Table:
+    """The coefficients once more, at a few epochs: where each site stands at every stop of the slider.
+
+    ``coefficients`` is that of ``Traces``; only coefficients that differ between sites are worth it.
+    """
+    columns = {
+        "label": "Activation",
+        "site": "Site",
+        "name": "Coefficient",
+        "epoch": "Epoch",
+        "mean": "Mean",
+        "low": "Low",
+        "high": "High",
+        "order": "",
+        "stop": "",
+    }
+    names = [c.name for c in coefficients.columns]
+    rows = [dict(zip(names, values, strict=True)) for values in zip(*(c.values for c in coefficients.columns), strict=True)]
+    sites: dict[object, set[object]] = {}
+    for row in rows:
+        sites.setdefault(row["label"], set()).add(row["site"])
+    rows = [row for row in rows if len(sites[row["label"]]) > 1]
+    epochs = sorted({whole(row["epoch"]) for row in rows})
+    stops = {epochs[i]: stop for stop, i in enumerate(_thinned(len(epochs), PROFILE_STOPS))}
+    return table(
+        columns,
+        (
+            (*(row[name] for name in columns if name != "stop"), stops[whole(row["epoch"])])
+            for row in rows
+            if whole(row["epoch"]) in stops
+        ),
+    )
+
+
+GAPS = {"gap": "selected epoch", "gap_last": "last epoch", "gap_matched": "equal training accuracy"}
+"""Column of the rows -> where the gap was taken."""
 
 
 def gaps(data: ReportData, names: Mapping[str, str]) -> Table:
-    """Training minus validation accuracy in points: at the selected epoch and at the last one."""
-    moments = {"gap": "selected epoch", "gap_last": "last epoch"}
+    """Training minus validation accuracy in points: at the selected epoch, at the last one, and at the same training
+    accuracy for all."""
     rows: list[tuple[object, ...]] = []
     by_activation = _by_activation(data.rows, names)
     for activation, label in names.items():
-        for column, moment in moments.items():
+        for column, moment in GAPS.items():
             spread = _spread(row.get(column) for row in by_activation[activation])
             if spread is not None:
                 n, mean, low, high = spread
                 rows.append((label, moment, n, 100 * mean, 100 * low, 100 * high))
     columns = {
         "label": "Activation",
-        "moment": "Epoch",
+        "moment": "Taken at",
         "n": "Trials",
         "mean": "Mean gap, points",
         "low": "10 %",
@@ -581,7 +679,9 @@ def times(data: ReportData, names: Mapping[str, str]) -> Times:
         extra = _spread(row.get("activation_parameters") for row in by_activation[activation])
         text = f"×{ratio:.2f}" if ratio is not None else ""
         added = int(extra[1]) if extra is not None else None
-        rows.append((label, n, mean * scale, low * scale, high * scale, ratio, added, text))
+        peak = _spread(row.get("peak_bytes") for row in by_activation[activation])
+        memory = None if peak is None else peak[1] / 2**20
+        rows.append((label, n, mean * scale, low * scale, high * scale, ratio, added, memory, text))
     columns = {
         "label": "Activation",
         "n": "Trials",
@@ -590,8 +690,12 @@ def times(data: ReportData, names: Mapping[str, str]) -> Times:
         "high": "90 %",
         "ratio": "Ratio to baseline",
         "parameters": "Activation parameters",
+        "memory": "Peak GPU memory, MiB",
         "text": "",
     }
+    if all(row[7] is None for row in rows):
+        del columns["memory"]
+        rows = [(*row[:7], row[8]) for row in rows]
     devices = list(dict.fromkeys(str(row["device"]) for row in scored(data.rows) if row.get("device")))
     return Times(table(columns, rows), unit, devices)
 

@@ -64,14 +64,23 @@ class ReportData:
     confusions: Mapping[str, Sequence[Sequence[int]]] = field(default_factory=dict)
     """Activation -> C x C counts, summed over test folds; rows are true classes, columns predicted ones."""
     class_names: Sequence[str] = ()
+    reliability: Mapping[str, Sequence[tuple[float, float, int]]] = field(default_factory=dict)
+    """Activation -> (mean confidence, accuracy, examples) of each bin of confidence that holds test examples."""
     shapes: Sequence[Shape] = ()
     printed: Sequence[Mapping[str, object]] = ()
     """The paper's own numbers. Keys: what, value, unit, note; optional: released (the same cell in the authors' logs),
     and activation + metric, which name the estimate of ours that stands beside it. A value in per cent has the unit
-    ``"%"``; without a unit it is taken as a fraction when the metric is one."""
+    ``"%"``; without a unit it is taken as a fraction when the metric is one. ``runs``: how many runs the value is of, 1
+    for a single one. ``digits``: decimals as printed, where the number alone has lost its trailing zeros. How the last
+    two count: ``pliant.lab.report.agreement``."""
     deviations: Sequence[Mapping[str, object]] = ()
     """Keys: id, as_written, as_released, here."""
     notes: Sequence[str] = ()
+    remarks: Sequence[str] = ()
+    """What must be seen before any number is: released quirks that are on, changed arithmetic, a changed study."""
+    names: Mapping[str, str] = field(default_factory=dict)
+    """Which table or figure of the paper one of ours stands for: ``table`` or a figure's id -> e.g. ``figure_2``, the
+    name of its files."""
     environment: Mapping[str, str] = field(default_factory=dict)
     command: str = ""
     """The command line that gives the same result again."""

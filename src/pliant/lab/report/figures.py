@@ -846,6 +846,166 @@ def coefficients(data: ReportData, names: Mapping[str, str], traces: aggregate.T
     )
 
 
+def layers(data: ReportData, names: Mapping[str, str], traces: aggregate.Traces) -> Figure | Absent:
+    """The coefficients across the depth of the network, with a slider over training."""
+    table = aggregate.profile(traces.coefficients)
+    if len(table) == 0:
+        return "No coefficient differs between the layers of a network in this study."
+    drawn = list(dict.fromkeys(str(v) for v in table.values("label")))
+    labels = [label for label in names.values() if label in drawn]
+    places = {(str(label), str(site)) for label, site in zip(table.values("label"), table.values("site"), strict=True)}
+    most = max(sum(label == mine for mine, _ in places) for label in labels)
+    named = most <= 24
+    coefficients_of = {
+        label: {str(n) for mine, n in zip(table.values("label"), table.values("name"), strict=True) if mine == label}
+        for label in labels
+    }
+    first = max(labels, key=lambda label: len(coefficients_of[label]))
+    last = max(aggregate.whole(v) for v in table.values("stop"))
+    sites = list(dict.fromkeys(str(v) for v in table.values("site")))
+
+    epochs = sorted({aggregate.whole(v) for v in table.values("epoch")})
+    # The slider goes by epochs, of which long trainings draw some only.
+    stop = f"round((training_epoch - {epochs[0]}) / {max(1, epochs[-1] - epochs[0])} * {last})"
+
+    def draw(width: int) -> Any:
+        columns = 4 if width >= 900 else 2 if width >= 600 else 1
+        axis_width = _label_width(sites) if named else 50
+        cell = (width - axis_width - 20) // columns - 18
+        base = alt.Chart(_source("layers"))
+        if named:
+            y = alt.Y(
+                "site:N",
+                sort=_BY_DEPTH,
+                title=None,
+                axis=alt.Axis(ticks=False, domain=False, grid=True, gridDash=[1, 3], labelLimit=140),
+            )
+        else:
+            y = alt.Y("order:Q", title="Site, first on top", scale=alt.Scale(reverse=True, nice=False, zero=False))
+        ticks = alt.Axis(grid=True, tickCount=max(3, cell // 60), labelOverlap=True)
+        x = alt.X("mean:Q", title=None, scale=alt.Scale(zero=False), axis=ticks)
+        tip = [
+            alt.Tooltip("site:N", title="Site"),
+            alt.Tooltip("epoch:Q", title="Epoch"),
+            alt.Tooltip("mean:Q", title="Mean", format=".4g"),
+            alt.Tooltip("low:Q", title="Low", format=".4g"),
+            alt.Tooltip("high:Q", title="High", format=".4g"),
+        ]
+
+        # What is not of the moment is hidden and not filtered away: the axes hold all of training and stand still.
+        def shown(test: str, opacity: float = 1.0) -> Any:
+            return alt.when(test).then(alt.value(opacity)).otherwise(alt.value(0))
+
+        now = f"datum.stop === {stop}"
+        layered = alt.layer(
+            base.mark_point(shape="stroke", angle=90, size=110, color=QUIET, strokeWidth=1.5).encode(
+                x=x, y=y, opacity=shown("datum.stop === 0", 0.8)
+            ),
+            base.mark_rule(strokeWidth=4, color=BLUE, strokeCap="round").encode(
+                x=alt.X("low:Q", title=None, scale=alt.Scale(zero=False), axis=ticks),
+                x2="high:Q",
+                y=y,
+                opacity=shown(now, 0.35),
+            ),
+            base.mark_line(strokeWidth=1.2, color=BLUE).encode(x=x, y=y, order="order:Q", detail="stop:N", opacity=shown(now)),
+            base.mark_point(filled=True, size=52, color=BLUE).encode(x=x, y=y, tooltip=tip, opacity=shown(now)),
+        ).properties(width=cell, height=alt.Step(24) if named else 260)
+        return (
+            layered.facet(facet=alt.Facet("name:N", title=None, header=alt.Header(labelAnchor="start")), columns=columns)
+            .transform_filter("datum.label === pick_layers")
+            .resolve_scale(x="independent")
+            .add_params(
+                _picker("pick_layers", "Activation ", labels, first),
+                alt.param(
+                    name="training_epoch",
+                    value=epochs[-1],
+                    bind=alt.binding_range(min=epochs[0], max=epochs[-1], step=1, name="Epoch "),
+                ),
+            )
+        )
+
+    caption = (
+        f"The coefficients of the chosen activation layer by layer, the first call site on top: mean over trials (marker) and "
+        f"the band of the figure above (bar) at the end of the epoch that the slider chooses"
+        f"{f' (the nearest of {last + 1} that are drawn)' if last + 1 < epochs[-1] else ''}. Grey strokes: after the first "
+        "epoch. The axes are those of the whole training."
+    )
+    return _figure(
+        "layers",
+        "The coefficients, layer by layer",
+        caption,
+        "Dot plots, one panel per coefficient, one row per call site, at one epoch of training.",
+        draw,
+        {"layers": table},
+    )
+
+
+def calibration(data: ReportData, names: Mapping[str, str]) -> Figure | Absent:
+    """The reliability diagram: how often a prediction is right, by how sure it was."""
+    table = aggregate.calibration(data, names)
+    if len(table) == 0:
+        return "No predictions are stored yet, so there is no reliability diagram."
+    drawn = {str(v) for v in table.values("label")}
+    look = palette(data, {a: label for a, label in names.items() if label in drawn} or dict.fromkeys(sorted(drawn)))
+    labels = [label for label in look.labels if label] or sorted(drawn)
+    low = 10.0 * math.floor(min(table.numbers("confidence") + table.numbers("accuracy") + [90.0]) / 10)
+
+    def draw(width: int) -> Any:
+        columns = _columns(len(labels), (4, 5) if width >= 900 else (3, 4) if width >= 600 else (2,))
+        cell = (width - 44) // columns - 18
+        axis = alt.Axis(tickCount=4, grid=True, domain=False, ticks=False)
+        scale = alt.Scale(domain=[low, 100], nice=False)
+        base = alt.Chart(_source("calibration"))
+        x = alt.X("confidence:Q", title="Confidence, %", axis=axis, scale=scale)
+        y = alt.Y("accuracy:Q", title="Right, %", axis=axis, scale=scale)
+        tip = [
+            alt.Tooltip("label:N", title="Activation"),
+            alt.Tooltip("confidence:Q", title="Mean confidence, %", format=".1f"),
+            alt.Tooltip("accuracy:Q", title="Accuracy, %", format=".1f"),
+            alt.Tooltip("count:Q", title="Examples", format=","),
+        ]
+        one = base.transform_aggregate(ece="min(ece)", groupby=["label"]).transform_calculate(
+            text="'ECE ' + format(datum.ece, '.1f') + ' points'"
+        )
+        return (
+            alt.layer(
+                base.mark_rule(color=QUIET, strokeDash=[4, 3]).encode(
+                    x=alt.XDatum(low, type="quantitative", scale=scale),
+                    y=alt.YDatum(low, type="quantitative", scale=scale),
+                    x2=alt.datum(100),
+                    y2=alt.datum(100),
+                ),
+                base.mark_line(color=BLUE, strokeWidth=1.2, opacity=0.6).encode(x=x, y=y, order="confidence:Q"),
+                base.mark_point(filled=True, color=BLUE, opacity=1, stroke=PAPER, strokeWidth=0.6).encode(
+                    x=x,
+                    y=y,
+                    size=alt.Size("share:Q", scale=alt.Scale(range=[14, 260], domain=[0, 100]), legend=None),
+                    tooltip=tip,
+                ),
+                one.mark_text(align="right", baseline="bottom", color=INK, fontSize=10.5).encode(
+                    x=alt.value(cell - 4), y=alt.value(round(cell * 0.8) - 5), text="text:N"
+                ),
+            )
+            .properties(width=cell, height=round(cell * 0.8))
+            .facet(facet=alt.Facet("label:N", sort=labels, title=None, header=alt.Header(labelAnchor="start")), columns=columns)
+        )
+
+    totals: dict[str, int] = dict.fromkeys(labels, 0)
+    for label, count in zip(table.values("label"), table.values("count"), strict=True):
+        totals[str(label)] = totals.get(str(label), 0) + aggregate.whole(count, 0)
+    return _figure(
+        "calibration",
+        "Reliability",
+        f"How often a test prediction is right, by how sure it was: one dot per bin of confidence, its area the share of the "
+        f"n = {max(totals.values()):,} predictions over all folds and repeats. On the dashed line confidence is what it "
+        "says; below it the network is too sure. ECE: the mean distance from the line, weighted by examples, of all "
+        "predictions together; the rows hold the one of each trial, which is larger for having fewer examples in a bin.",
+        "Reliability diagrams, one per activation: accuracy against mean confidence.",
+        draw,
+        {"calibration": table},
+    )
+
+
 def confusions(data: ReportData, names: Mapping[str, str]) -> Figure | Absent:
     found = aggregate.confusions(data, names)
     table, classes = found.cells, found.classes
@@ -912,6 +1072,8 @@ def confusions(data: ReportData, names: Mapping[str, str]) -> Figure | Absent:
     )
     if len(classes) < found.all_classes:
         caption += f" The {len(classes)} most confused of {found.all_classes} classes; shares are of the whole row."
+    if not small:
+        caption += " The tables below name the most frequent confusions of all classes."
     return _figure(
         "confusions",
         "Confusion matrices",
@@ -929,15 +1091,17 @@ def gap(data: ReportData, names: Mapping[str, str]) -> Figure | Absent:
     drawn = {str(v) for v in table.values("label")}
     look = palette(data, names)
     labels = [label for label in names.values() if label in drawn]
+    taken = {str(v) for v in table.values("moment")}
+    moments = [moment for moment in aggregate.GAPS.values() if moment in taken]
 
     def draw(width: int) -> Any:
         inner = width - _label_width(labels) - 20
         base = alt.Chart(_source("gaps"))
         y = _activation_axis(labels, look.baseline)
-        moments = ["selected epoch", "last epoch"]
-        legend = alt.Legend(title=None, orient="top")
-        hue = alt.Color("moment:N", scale=alt.Scale(domain=moments, range=[BLUE, ORANGE]), legend=legend)
-        marker = alt.Shape("moment:N", scale=alt.Scale(domain=moments, range=["circle", "diamond"]), legend=legend)
+        legend = alt.Legend(title=None, orient="top", columns=3 if width >= 600 else 1)
+        hues, marks = [BLUE, ORANGE, GREEN][: len(moments)], ["circle", "diamond", "square"][: len(moments)]
+        hue = alt.Color("moment:N", scale=alt.Scale(domain=moments, range=hues), legend=legend)
+        marker = alt.Shape("moment:N", scale=alt.Scale(domain=moments, range=marks), legend=legend)
         offset = alt.YOffset("moment:N", sort=moments, scale=alt.Scale(domain=moments, paddingOuter=0.9))
         x_title = "Training minus validation accuracy, points"
         axis = alt.Axis(title=x_title, grid=True, tickCount=max(3, inner // 90))
@@ -961,15 +1125,24 @@ def gap(data: ReportData, names: Mapping[str, str]) -> Figure | Absent:
                     alt.Tooltip("n:Q", title="Trials"),
                 ],
             ),
-        ).properties(width=inner, height={"step": 26, "for": "position"})
+        ).properties(width=inner, height={"step": 30, "for": "position"})
 
     return _figure(
         "gap",
         "Generalisation gap",
-        f"Training minus validation accuracy, both in evaluation mode: mean over {_n_text(table)} trials per activation "
-        "(marker) and the central 80 % of them (bar), at the selected epoch (lowest validation loss) and at the last one. "
-        "A small gap is not in itself a merit: an activation that hardly fits has none.",
-        "Dot plot, one row per activation: training minus validation accuracy at the selected and at the last epoch.",
+        f"Training minus validation accuracy: mean over {_n_text(table)} trials per activation "
+        "(marker) and the central 80 % of them (bar), at the selected epoch (lowest validation loss)"
+        + (" and at the last one" if len(moments) < 3 else ", at the last one, and where each training first reached ")
+        + ("the highest training accuracy that all trainings of its fold reached" if len(moments) > 2 else "")
+        + ". A small gap is not in itself a merit: an activation that hardly fits has none. "
+        + (
+            "The first two are measured in evaluation mode. The third compares at equal fit, and takes the training accuracy "
+            "of the epoch as it ran (dropout on) unless the study measures it again after each epoch: its differences between "
+            "activations count, and not its sign."
+            if len(moments) > 2
+            else "Both are measured in evaluation mode."
+        ),
+        "Dot plot, one row per activation: training minus validation accuracy, taken at up to three moments.",
         draw,
         {"gaps": table, "unit": _UNIT},
     )
@@ -1024,6 +1197,11 @@ def times(data: ReportData, names: Mapping[str, str]) -> Figure | Absent:
     )
     if len(found.devices) > 1:
         caption += " More than one kind of device took part: ratios mix them."
+    caption += (
+        " Peak memory on the GPU stands in the data."
+        if any(c.name == "memory" for c in table.columns)
+        else " Peak memory was not measured: it can be told of one trial on a GPU alone."
+    )
     return _figure(
         "times",
         "Time per epoch",

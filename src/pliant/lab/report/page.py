@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import errno
 import functools
 import hashlib
 import json
 import os
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from pliant.errors import MissingExtraError
 from pliant.lab.report import aggregate, wording
 from pliant.lab.report.aggregate import Trouble
+from pliant.lab.report.agreement import RULE, agreement, in_units
 from pliant.lab.report.data import ReportData
 from pliant.lab.report.wording import finite
 from pliant.lab.store import StorageFullError
@@ -25,52 +27,74 @@ if TYPE_CHECKING:
     from pliant.lab.report.figures import Figure
     from pliant.lab.verdict import Comparison, Estimate
 
+    Drawn = Mapping[str, Figure | str]
+
 TEMPLATES = Path(__file__).with_name("templates")
 MAIN_METRICS = ("accuracy", "precision", "recall", "f1")
 
 
-def build(data: ReportData, directory: Path) -> Path:
+def build(data: ReportData, directory: Path, drawn: Drawn | None = None) -> Path:
     """Write ``report.html`` into ``directory`` (created if need be) and return its path.
 
     The file holds its charts, their library and their data; it makes no network request, and a policy in its head has
     the browser refuse any. The same data give the same bytes. It is written beside its place and then renamed, so a
     reader never sees half of it. Raises ``MissingExtraError`` without ``pliant[lab]`` and ``StorageFullError`` when the
-    disk is full; an older report is then still there.
+    disk is full; an older report is then still there. ``drawn`` saves drawing the figures again, see ``draw``.
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     target = directory / "report.html"
-    write_whole(target, render(data).encode())
+    write_whole(target, render(data, drawn).encode())
     return target
 
 
-def render(data: ReportData) -> str:
-    """The page as text."""
+@contextlib.contextmanager
+def _lab() -> Iterator[None]:
     try:
-        import jinja2
-        from markupsafe import Markup
-
-        # Altair takes a second to import: only those who build a page wait for it.
-        from pliant.lab.report import figures
+        yield
     except ImportError as error:
         raise MissingExtraError(
             f"The report needs {error.name}, which is not installed. It comes with the lab: pip install 'pliant[lab]'."
         ) from error
 
+
+def draw(data: ReportData) -> Drawn:
+    """Every figure of the report, by id; instead of one that cannot be drawn, the sentence that says why.
+
+    This is where the histories are read, which is what takes the time for a large study.
+    """
+    with _lab():
+        # Altair takes a second to import: only those who build a page wait for it.
+        from pliant.lab.report import figures
+
     names = wording.names(data)
     traces = aggregate.traces(data, names)
     shapes, sites_left_out = aggregate.shapes(data.shapes, names)
-    drawn: dict[str, Figure | str] = {
+    return {
         "forest": figures.forest(data, names),
         "folds": figures.folds(data, names),
         "curves": figures.curves(data, names, traces),
         "gallery": figures.gallery(shapes, sites_left_out),
         "shape": figures.shape(shapes, sites_left_out),
         "coefficients": figures.coefficients(data, names, traces),
+        "layers": figures.layers(data, names, traces),
         "confusions": figures.confusions(data, names),
+        "calibration": figures.calibration(data, names),
         "gap": figures.gap(data, names),
         "times": figures.times(data, names),
     }
+
+
+def render(data: ReportData, drawn: Drawn | None = None) -> str:
+    """The page as text."""
+    with _lab():
+        import jinja2
+        from markupsafe import Markup
+
+        from pliant.lab.report import figures
+
+    names = wording.names(data)
+    drawn = draw(data) if drawn is None else drawn
     present = {id_: f for id_, f in drawn.items() if not isinstance(f, str)}
     tables = {name: t.packed() for f in present.values() for name, t in f.tables.items()}
     payload = {
@@ -111,7 +135,11 @@ def render(data: ReportData) -> str:
         troubles=_troubles(data, names),
         outcomes=outcomes,
         status=_status(outcomes),
-        printed=_printed(data),
+        printed=printed_rows(data),
+        printed_rule=RULE,
+        confused=_confused(data, names),
+        cautions=[w for w in data.verdict.warnings if w not in data.remarks] if data.verdict is not None else [],
+        table_name=data.names.get("table", "table"),
         study=json.dumps(data.study, indent=2, ensure_ascii=False, default=str) if data.study else "",
         payload=Markup(in_script(payload)),
         bundle=Markup(bundle),
@@ -341,15 +369,16 @@ class PrintedRow:
     ours: Cell
     n: Cell
     difference: Cell
+    consistent: Cell
     note: str
 
 
-def _printed(data: ReportData) -> list[PrintedRow]:
+def printed_rows(data: ReportData) -> list[PrintedRow]:
     """The paper's numbers, and ours where an entry names one. A difference only where both have the same unit."""
     rows = []
     for entry in data.printed:
         unit = str(entry.get("unit") or "")
-        ours, n, difference = Cell(wording.DASH), Cell(wording.DASH), Cell("")
+        ours, n, difference, consistent = Cell(wording.DASH), Cell(wording.DASH), Cell(""), Cell(wording.DASH)
         estimate = _named_estimate(data, entry)
         if estimate is not None:
             name = str(entry.get("metric"))
@@ -358,6 +387,7 @@ def _printed(data: ReportData) -> list[PrintedRow]:
             ours = Cell(f"{cell.text} {shown.unit}".rstrip(), cell.small, cell.sort)
             n = Cell(str(estimate.n), sort=estimate.n)
             difference = _ours_minus_printed(estimate, shown, finite(entry.get("value")), unit)
+            consistent = _consistent(estimate, entry, shown, data.verdict.alpha if data.verdict is not None else 0.05)
         rows.append(
             PrintedRow(
                 what=str(entry.get("what") or ""),
@@ -366,6 +396,7 @@ def _printed(data: ReportData) -> list[PrintedRow]:
                 ours=ours,
                 n=n,
                 difference=difference,
+                consistent=consistent,
                 note=str(entry.get("note") or ""),
             )
         )
@@ -388,16 +419,42 @@ def _named_estimate(data: ReportData, entry: Mapping[str, object]) -> Estimate |
 
 
 def _ours_minus_printed(estimate: Estimate, shown: wording.Metric, printed: float | None, unit: str) -> Cell:
-    ours = finite(estimate.mean)
-    if ours is None or printed is None:
+    ours, theirs = finite(estimate.mean), in_units(printed, unit, shown)
+    if ours is None or theirs is None:
         return Cell("")
-    if shown.unit == "%" and unit in ("%", "per cent", "percent"):
-        size = ours * shown.scale - printed
-    elif unit in ("", "fraction", shown.unit):
-        size = (ours - printed) * shown.scale
-    else:
-        return Cell("")
+    size = (ours - theirs) * shown.scale
     return Cell(f"{wording.number(size, shown.digits, signed=True)} {shown.points}".rstrip(), sort=size)
+
+
+def _consistent(estimate: Estimate, entry: Mapping[str, object], shown: wording.Metric, alpha: float) -> Cell:
+    found = agreement(estimate, entry, shown, alpha)
+    if found is None:
+        return Cell("cannot be said")
+    ends = wording.interval(found.low, found.high, shown.digits, scale=shown.scale)
+    return Cell(
+        "consistent" if found.consistent else "not consistent", f"with {'one new run' if found.single else 'our mean'} {ends}"
+    )
+
+
+@dataclass(frozen=True)
+class Confused:
+    label: str
+    true: str
+    predicted: str
+    numbers: list[Cell]
+
+
+def _confused(data: ReportData, names: Mapping[str, str]) -> list[Confused]:
+    pairs = aggregate.confusions(data, names).pairs
+    return [
+        Confused(
+            str(label),
+            str(true),
+            str(predicted),
+            [Cell(str(count), sort=count), Cell(wording.number(share, 1), sort=share), Cell(str(back), sort=back)],
+        )
+        for label, true, predicted, count, share, back in zip(*(c.values for c in pairs.columns), strict=True)
+    ]
 
 
 def write_whole(target: Path, content: bytes) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import math
 from pathlib import Path
 
 from pliant.errors import MissingExtraError
 from pliant.lab.report import page, wording
+from pliant.lab.report.agreement import RULE
 from pliant.lab.report.data import ReportData
 
 ROW_COLUMNS = ("study", "key", "activation", "label", "repeat", "fold", "seed", "outcome")
@@ -27,6 +29,7 @@ _INTEGERS = frozenset(
         "lr_tried",
         "parameters",
         "activation_parameters",
+        "peak_bytes",
     )
 )
 _TEXTS = frozenset(
@@ -73,20 +76,66 @@ _LATEX = {
 
 
 def write_tables(data: ReportData, directory: Path) -> list[Path]:
-    """Write ``rows.csv``, ``rows.parquet`` and ``table.tex`` into ``directory`` (created if need be); return the paths.
+    """Write ``rows.csv``, ``rows.parquet``, the main table as ``table.csv`` and ``table.tex`` and, where there are printed
+    numbers, ``paper.tex`` into ``directory`` (created if need be); return the paths.
 
-    One row per trial. A number that is not finite is null in Parquet and empty in CSV. ``table.tex`` is a ``tabular``
-    that needs the package booktabs. Each file is written beside its place and renamed.
+    One row per trial. A number that is not finite is null in Parquet and empty in CSV. The LaTeX files hold a ``tabular``
+    that needs the package booktabs. The main table goes by the name of the paper's where ``data.names`` has one. Each
+    file is written beside its place and renamed.
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    csv, parquet = _rows(data)
+    rows, parquet = _rows(data)
+    name = data.names.get("table", "table")
+    contents = {"rows.csv": rows, "rows.parquet": parquet, f"{name}.csv": _main_csv(data), f"{name}.tex": latex(data).encode()}
+    if data.printed:
+        contents["paper.tex"] = latex_of_printed(data).encode()
     written = []
-    for name, content in (("rows.csv", csv), ("rows.parquet", parquet), ("table.tex", latex(data).encode())):
-        target = directory / name
-        page.write_whole(target, content)
-        written.append(target)
+    for file, content in contents.items():
+        page.write_whole(directory / file, content)
+        written.append(directory / file)
     return written
+
+
+def _main_csv(data: ReportData) -> bytes:
+    """The main table's numbers with all their digits, in the metrics' own units, intervals in columns of their own."""
+    verdict = data.verdict
+    names = wording.names(data)
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    metrics = list(verdict.estimates) if verdict is not None else []
+    heads = [f"{metric}_{part}" for metric in metrics for part in ("mean", "low", "high", "sd", "n")]
+    difference = ["difference", "difference_low", "difference_high", "p", "p_adjusted", "p_equivalent", "verdict"]
+    writer.writerow(["activation", "label", *heads, *difference])
+    compared = {c.activation: c for c in verdict.comparisons} if verdict is not None else {}
+    for activation, label in names.items():
+        cells: list[object] = [activation, label]
+        for metric in metrics:
+            found = next((e for e in verdict.estimates[metric] if e.activation == activation), None) if verdict else None
+            cells += [None] * 5 if found is None else [found.mean, found.low, found.high, found.sd, found.n]
+        c = compared.get(activation)
+        cells += [None] * 7 if c is None else [c.difference, c.low, c.high, c.p, c.p_adjusted, c.p_equivalent, c.word]
+        writer.writerow([_finite_or_null(cell) for cell in cells])
+    return out.getvalue().encode()
+
+
+def latex_of_printed(data: ReportData) -> str:
+    """The paper's numbers beside ours as a booktabs ``tabular``, with the rule by which they are called consistent."""
+    heads = ["What", "Printed", "Released", "Ours", "n", "Ours minus printed", "Consistent?"]
+    lines = [
+        f"% {_comment(data.title)}: printed in the paper, from the authors' logs, and ours.",
+        f"% {_comment(RULE)}",
+        "% needs \\usepackage{booktabs}",
+        r"\begin{tabular}{lrrrrrl}",
+        r"\toprule",
+        " & ".join(escape(head) for head in heads) + r" \\",
+        r"\midrule",
+    ]
+    for row in page.printed_rows(data):
+        cells = [row.printed, row.released, row.ours, row.n, row.difference, row.consistent]
+        texts = [escape(c.text) + (rf" {{\scriptsize {escape(c.small)}}}" if c.small else "") for c in cells]
+        lines.append(" & ".join([escape(row.what), *texts]) + r" \\")
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
 
 
 def _rows(data: ReportData) -> tuple[bytes, bytes]:
@@ -111,10 +160,10 @@ def _rows(data: ReportData) -> tuple[bytes, bytes]:
         else:
             columns[name] = polars.Series(name, values, dtype=polars.Float64, strict=False)
     frame = polars.DataFrame(columns)
-    csv, parquet = io.BytesIO(), io.BytesIO()
-    frame.write_csv(csv)
+    rows, parquet = io.BytesIO(), io.BytesIO()
+    frame.write_csv(rows)
     frame.write_parquet(parquet)
-    return csv.getvalue(), parquet.getvalue()
+    return rows.getvalue(), parquet.getvalue()
 
 
 def _finite_or_null(value: object) -> object:

@@ -70,7 +70,33 @@
     }
     place.append(table);
     sortable(table);
+    filterable(table);
   };
+
+  // A filter for every table that is longer than a glance: each word that is typed must stand in the row.
+  let filters = 0;
+  function filterable(table) {
+    const rows = [...table.tBodies[0].rows];
+    if (rows.length < 5) return;
+    const id = `filter-${++filters}`;
+    const line = make("p", "", { class: "filter" });
+    const input = make("input", "", { id, type: "search", autocomplete: "off", spellcheck: "false" });
+    const told = make("output", "", { for: id, "aria-live": "polite" });
+    const label = make("label", "Filter", { for: id });
+    label.append(make("span", ` the rows of: ${table.caption.textContent.slice(0, 80)}`, { class: "hidden" }));
+    line.append(label, input, told);
+    const place = table.closest(".scroll");
+    place.before(line);
+    input.addEventListener("input", () => {
+      const wanted = input.value.trim().toLowerCase().split(/\s+/);
+      for (const row of rows) {
+        const text = row.textContent.toLowerCase();
+        row.hidden = !wanted.every((word) => text.includes(word));
+      }
+      const left = rows.filter((row) => !row.hidden).length;
+      told.textContent = input.value.trim() ? `${left} of ${rows.length}` : "";
+    });
+  }
 
   // Sorting: a click or Enter on a column's button; cells without a value always come last.
   function sortable(table) {
@@ -94,19 +120,7 @@
       });
     });
   }
-  all("table.sortable").forEach(sortable);
-
-  const filter = document.getElementById("filter");
-  if (filter) {
-    const rows = all("#main-table tbody tr");
-    filter.parentElement.hidden = false;
-    filter.addEventListener("input", () => {
-      const wanted = filter.value.trim().toLowerCase().split(/\s+/);
-      rows.forEach((row) => { row.hidden = !wanted.every((w) => row.textContent.toLowerCase().includes(w)); });
-      const left = rows.filter((row) => !row.hidden).length;
-      filter.parentElement.querySelector("output").textContent = filter.value.trim() ? `${left} of ${rows.length}` : "";
-    });
-  }
+  all("table.sortable").forEach((table) => { sortable(table); filterable(table); });
 
   // The page follows the system until the reader chooses.
   const theme = document.getElementById("theme");

@@ -1,0 +1,83 @@
+"""The figures as files for papers and talks: SVG and PDF with their fonts, and the data of each as CSV."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pliant.errors import MissingExtraError
+from pliant.lab.report import page
+from pliant.lab.report.data import ReportData
+
+if TYPE_CHECKING:
+    from pliant.lab.report.aggregate import Table
+    from pliant.lab.report.figures import Figure
+    from pliant.lab.report.page import Drawn
+
+FONT = "Liberation Sans, Arial, Helvetica, sans-serif"
+"""Of the files: it comes with the converter, so that a PDF looks the same wherever it was made."""
+WIDTH = 600
+"""Of the page's layouts the one whose letters are still legible across the text width of a printed page."""
+
+
+def write_figures(data: ReportData, directory: Path, drawn: Drawn | None = None) -> list[Path]:
+    """Write every figure into ``directory`` (created if need be) as SVG, PDF and CSV; return the paths.
+
+    The file's name is that of the paper's figure where ``data.names`` has one, else the figure's id. A figure with a
+    selector or slider stands as it does when the page opens. PDF embeds its fonts; SVG names them, with common ones
+    after. Files of an earlier report whose figure no longer exists are left alone.
+
+    Raises:
+        MissingExtraError: without ``pliant[lab]``. StorageFullError: the disk is full.
+    """
+    try:
+        import vl_convert
+
+        from pliant.lab.report.figures import CONFIG
+    except ImportError as error:
+        raise MissingExtraError(
+            f"The figures need {error.name}, which is not installed. It comes with the lab: pip install 'pliant[lab]'."
+        ) from error
+    drawn = page.draw(data) if drawn is None else drawn
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    written = []
+    for id_, figure in drawn.items():
+        if isinstance(figure, str):
+            continue
+        name = data.names.get(id_, id_)
+        svg = vl_convert.vegalite_to_svg(specification(figure), config={**CONFIG, "font": FONT})
+        contents = {"svg": svg.encode(), "pdf": vl_convert.svg_to_pdf(svg), "csv": csv_of(next(iter(figure.tables.values())))}
+        for kind, content in contents.items():
+            target = directory / f"{name}.{kind}"
+            page.write_whole(target, content)
+            written.append(target)
+    return written
+
+
+def specification(figure: Figure) -> dict[str, Any]:
+    """The figure's layout for print, with its data in it."""
+    spec = copy.deepcopy(next(spec for width, spec in figure.layouts if width == WIDTH))
+    spec["datasets"] = {name: _records(table) for name, table in figure.tables.items()}
+    return spec
+
+
+def _records(table: Table) -> list[Mapping[str, object]]:
+    packed = table.packed()
+    columns: list[dict[str, Any]] = packed["columns"]  # type: ignore[assignment]
+    values = [[c["words"][i] for i in c["codes"]] if "codes" in c else c["values"] for c in columns]
+    return [dict(zip((c["name"] for c in columns), row, strict=True)) for row in zip(*values, strict=True)]
+
+
+def csv_of(table: Table) -> bytes:
+    """The columns that a reader sees, with every digit there is."""
+    shown = [column for column in table.columns if column.title]
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(column.title for column in shown)
+    writer.writerows(zip(*(column.values for column in shown), strict=True))
+    return out.getvalue().encode()
