@@ -71,8 +71,9 @@ def run(
             runs on "local" if they can be imported and the program has an ``if __name__ == "__main__":`` guard.
         progress: what is told about events.
         checkpoint_every: seconds between the checkpoints of a trial; 0 writes one each epoch.
-        stack: at most so many trials of small networks are trained as one program, with the same results up to rounding; 1
-            trains one by one. Default: as many as are faster, see :func:`pliant.lab.stacked.lanes`.
+        stack: at most so many trials of small networks are trained as one program, with the same results up to rounding, which
+            also parts two activations that compute the same; 1 trains one by one, where these are equal to the last bit.
+            Default: as many as are faster, see :func:`pliant.lab.stacked.lanes`.
 
     Raises:
         PliantError: the study, the data, the store or the executor cannot be used; the disk is full. What was finished stays.
