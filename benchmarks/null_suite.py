@@ -238,7 +238,7 @@ DESIGNS: dict[str, Callable[[], Callable[[Rng], Judged]]] = {
     "20 data sets, 5 activations (simulated)": lambda: datasets(20, 5),
     "10 data sets, 2 activations, permutation (simulated)": lambda: datasets(10, 2, "permutation"),
     "5 folds x 3, 5 activations (permuted)": permuted_folds,
-    "official, 10 seeds, 5 activations (permuted)": permuted_seeds,
+    "official, 8 seeds, 5 activations (permuted)": permuted_seeds,
 }
 
 

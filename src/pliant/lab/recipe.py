@@ -284,7 +284,7 @@ class Protocol(Frozen):
     * ``kfold``: ``folds`` stratified parts, each tested once; a new partition each repeat.
     * ``holdout``: a stratified random share ``test``; a new one each repeat.
     * ``official``: the data set's own test part. The repeats are further seeds on this one split, which says nothing about
-      other data: rows carry ``partition``, and a verdict counts them as one.
+      other training data: a verdict crosses them with the test examples.
     """
 
     design: Literal["kfold", "holdout", "official"] = "kfold"

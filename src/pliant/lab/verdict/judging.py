@@ -11,7 +11,7 @@ widens the variance of the mean over n folds from ``s^2 / n`` to
 The second term is the price of having one data set: no number of repeats takes it away.
 
 What is controlled, each within one metric of one verdict: the chance that any BETTER or WORSE is wrong, and the chance
-that any EQUIVALENT is wrong, are at most about `alpha`. tests/lab/test_verdict.py measures both.
+that any EQUIVALENT is wrong, are at most about `alpha`. tests/lab/test_verdict.py and test_null.py measure both.
 """
 
 from __future__ import annotations

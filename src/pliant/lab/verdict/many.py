@@ -8,6 +8,7 @@ one than on a single data set: is there a difference on data sets like these, ea
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 from scipy import stats
+from scipy.special import ndtr
 
 from pliant.errors import unknown
 from pliant.lab.metrics import HIGHER_IS_BETTER, METRICS, UNITS
@@ -233,8 +235,12 @@ def signed_rank(differences: npt.ArrayLike) -> tuple[float, float, float]:
 
 def nemenyi(activations: int, datasets: int, alpha: float = 0.05) -> float:
     """The critical difference of mean ranks: two activations out of so many differ if their mean ranks are further apart."""
-    q = float(stats.studentized_range.ppf(1 - alpha, activations, np.inf)) / math.sqrt(2)
-    return q * math.sqrt(activations * (activations + 1) / (6 * datasets))
+    return _studentized(activations, alpha) * math.sqrt(activations * (activations + 1) / (6 * datasets))
+
+
+@functools.lru_cache
+def _studentized(activations: int, alpha: float) -> float:
+    return float(stats.studentized_range.ppf(1 - alpha, activations, np.inf)) / math.sqrt(2)
 
 
 def _signed_rank_tests(d: Floats, margin: float) -> tuple[float, float]:
@@ -290,12 +296,10 @@ def _more(d: Floats, family: int, alpha: float) -> int | None:
     if not len(nonzero):
         return None
     share = signed_rank(nonzero)[0] / (len(nonzero) * (len(nonzero) + 1) / 2)
-    for n in range(len(d) + 1, MOST_DATASETS + len(d)):
-        top = n * (n + 1) / 2
-        z = abs(share - 0.5) * top / math.sqrt(n * (n + 1) * (2 * n + 1) / 24)
-        if family * max(2 * float(stats.norm.sf(z)), 2 / 2**n) < alpha:
-            return n - len(d)
-    return None
+    n = np.arange(len(d) + 1.0, len(d) + 1 + MOST_DATASETS)
+    z = abs(share - 0.5) * (n * (n + 1) / 2) / np.sqrt(n * (n + 1) * (2 * n + 1) / 24)
+    enough = np.flatnonzero(family * np.maximum(2 * ndtr(-z), 2.0 ** (1 - n)) < alpha)
+    return int(enough[0]) + 1 if enough.size else None
 
 
 def _friedman(table: Floats) -> float:
