@@ -421,7 +421,8 @@ def _learned(module: Activation, trials: Iterable[Sequence[Mapping[str, Any]]]) 
                         seen[at, site, name] = total + value, n + 1
     if not last:
         return
-    for place in sites or [None]:
+    places: list[str | None] = [*sites] or [None]
+    for place in places:
         yield _stage("start", place, _at(module, module.values()))
     for at in sorted({max(1, round(last * share)) for share in (0.1, 0.25, 0.5, 0.75, 1.0)}):
         for site in sites:

@@ -865,6 +865,8 @@ def layers(data: ReportData, names: Mapping[str, str], traces: aggregate.Traces)
     sites = list(dict.fromkeys(str(v) for v in table.values("site")))
 
     epochs = sorted({aggregate.whole(v) for v in table.values("epoch")})
+    counts = sorted({int(n) for n in traces.coefficients.numbers("n")})
+    n_text = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     # The slider goes by epochs, of which long trainings draw some only.
     stop = f"round((training_epoch - {epochs[0]}) / {max(1, epochs[-1] - epochs[0])} * {last})"
 
@@ -925,8 +927,8 @@ def layers(data: ReportData, names: Mapping[str, str], traces: aggregate.Traces)
         )
 
     caption = (
-        f"The coefficients of the chosen activation layer by layer, the first call site on top: mean over trials (marker) and "
-        f"the band of the figure above (bar) at the end of the epoch that the slider chooses"
+        f"The coefficients of the chosen activation layer by layer, the first call site on top: mean over n = {n_text} "
+        f"trials (marker) and the band of the figure above (bar) at the end of the epoch that the slider chooses"
         f"{f' (the nearest of {last + 1} that are drawn)' if last + 1 < epochs[-1] else ''}. Grey strokes: after the first "
         "epoch. The axes are those of the whole training."
     )
@@ -945,9 +947,7 @@ def calibration(data: ReportData, names: Mapping[str, str]) -> Figure | Absent:
     table = aggregate.calibration(data, names)
     if len(table) == 0:
         return "No predictions are stored yet, so there is no reliability diagram."
-    drawn = {str(v) for v in table.values("label")}
-    look = palette(data, {a: label for a, label in names.items() if label in drawn} or dict.fromkeys(sorted(drawn)))
-    labels = [label for label in look.labels if label] or sorted(drawn)
+    labels = list(dict.fromkeys(str(v) for v in table.values("label")))
     low = 10.0 * math.floor(min(table.numbers("confidence") + table.numbers("accuracy") + [90.0]) / 10)
 
     def draw(width: int) -> Any:
