@@ -269,7 +269,7 @@ class StopError(Exception):
 
 
 @pytest.mark.usefixtures("double")
-@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+@pytest.mark.parametrize("optimizer", ["adam", pytest.param("sgd", marks=pytest.mark.slow)])
 def test_a_killed_stack_is_resumed_stacked_or_one_by_one(tmp_path: Path, optimizer: str) -> None:
     momentum = ["train.optimizer.momentum=0.5"] if optimizer == "sgd" else []
     wanted = study(["relu", "arelu", "dsrelu", "arelu[channels=8]"], f"train.optimizer.name={optimizer}", *momentum)

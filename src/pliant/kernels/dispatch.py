@@ -69,11 +69,13 @@ def wanted(mode: bool | None) -> bool | None:
     return _mode if mode is None else mode
 
 
-def status() -> dict[str, str]:
-    """For "cpu" and "cuda": the instruction set or compiler of the kernels that are used there, or why there are none."""
+def status(*devices: str) -> dict[str, str]:
+    """For each of "cpu" and "cuda", or of ``devices`` among them: the instruction set or compiler of the kernels that are used
+    there, or why there are none. To ask for "cuda" imports Triton."""
     return {
         device: f"none: {missing}" if (missing := backend.unavailable()) else backend.isa()
         for device, backend in (("cpu", cpu), ("cuda", gpu))
+        if not devices or device in devices
     }
 
 

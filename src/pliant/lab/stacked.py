@@ -97,7 +97,7 @@ def train_stacked(
     lanes: list[_Lane] = []
     alone: list[int] = []
     for i, (spec, trial) in enumerate(zip(specs, trials, strict=True)):
-        if _unstackable_recipe(spec, data) is None:
+        if len(specs) > 1 and _unstackable_recipe(spec, data) is None:
             training = begin(spec, data, custom, trial, device_of(spec), [lane.training for lane in lanes])
             if unstackable_network(training.network, training.activations, training.examples.batch(_TWO)) is None:
                 lanes.append(_Lane(i, training))

@@ -362,7 +362,7 @@ class Training:
                     "numpy": np.__version__,
                     "python": platform.python_version(),
                     "machine": platform.machine(),
-                    "kernels": kernels.status().get(device.type, "none"),
+                    "kernels": kernels.status(device.type).get(device.type, "none"),
                     "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "",
                 },
             }
