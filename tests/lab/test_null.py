@@ -1,8 +1,7 @@
 """The null suite: in every design that the lab supports, at most 7 % of studies of nothing come out different.
 
-The full run is slow; a few hundred studies of every design run always. 7 % is the promise. A true rate of 5 % gives more than
-9.5 % in 200 studies in fewer than one run of 300 (the studies are drawn from fixed seeds, so a run does not differ from the
-last).
+The full run is slow; a few hundred studies of every design run always. So few cannot show a rate of 7 %: they find one that is
+clearly above it, as the naive tests are. Studies are drawn from fixed seeds, so a run does not differ from the last.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ LARGE = ("10 folds x 10 (learners)",)
 def test_nothing_rarely_comes_out_different(design: str) -> None:
     studies = 50 if design in LARGE else 200
     found = suite.measure(design, studies, seed=1)
-    assert found["different"] <= stats.binom.ppf(0.997, studies, 0.05)
+    assert found["different"] <= stats.binom.ppf(0.99, studies, 0.07)
 
 
 @pytest.mark.slow
