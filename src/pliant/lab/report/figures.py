@@ -1068,12 +1068,12 @@ def confusions(data: ReportData, names: Mapping[str, str]) -> Figure | Absent:
 
     caption = (
         f"Test predictions summed over folds and repeats, n = {found.examples:,} per activation: rows are true classes, "
-        f"columns predicted ones. Numbers are counts; shading is the share of the row."
+        f"columns predicted ones. {'Numbers are counts; shading' if len(classes) <= 26 else 'Shading'} is the share of the row."
     )
     if len(classes) < found.all_classes:
         caption += f" The {len(classes)} most confused of {found.all_classes} classes; shares are of the whole row."
     if not small:
-        caption += " The tables below name the most frequent confusions of all classes."
+        caption += " The table below names the most frequent confusions of all classes."
     return _figure(
         "confusions",
         "Confusion matrices",
