@@ -43,6 +43,14 @@ def run(
     changes: Changes = None,
     store: StoreOption = DEFAULT_STORE,
     on: Annotated[str, typer.Option(help="Where trials run: serial, local (a process per core), local:4.")] = "local",
+    stack: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Small networks to train as one program, the same up to rounding; 1: one by one, the same to the last bit. "
+            "Default: as many as are faster.",
+        ),
+    ] = None,
     baseline: Baseline = None,
     open_page: Annotated[bool, typer.Option("--open", help="Open the report in a browser.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the result.")] = False,
@@ -61,7 +69,7 @@ def run(
         if len(chosen) > 1:
             console.rule(f"{i} of {len(chosen)}: {plain(study.directory)}", style="dim")
         try:
-            told.append(_one(name, study, base, console, store, on, open_page, quiet))
+            told.append(_one(name, study, base, console, store, on, stack, open_page, quiet))
         except KeyboardInterrupt:
             print("\npliant: stopped. What was finished is kept; the same command goes on from here.", file=sys.stderr)
             raise typer.Exit(130) from None
@@ -81,11 +89,19 @@ def run(
 
 
 def _one(
-    name: str, study: Study, baseline: str | None, console: Console, store: Path, on: str, open_page: bool, quiet: bool
+    name: str,
+    study: Study,
+    baseline: str | None,
+    console: Console,
+    store: Path,
+    on: str,
+    stack: int | None,
+    open_page: bool,
+    quiet: bool,
 ) -> Told:
     from pliant.lab import run as run_study
 
     display = None if quiet else Display(console)
-    result = run_study(study, store=store, on=on, progress=display)
+    result = run_study(study, store=store, on=on, progress=display, stack=stack)
     verdict = finish(result, name, console, baseline, open_page, display.waiting if display else None)
     return Told(study.directory, result, verdict, display.seconds if display and display.waiting else None)
