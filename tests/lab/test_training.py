@@ -370,6 +370,8 @@ def test_bundled_data_are_learned(tmp_path: Path, name: str, least: float) -> No
         ("fashion-mnist", {}, "FashionMNIST", 0.5),
         # A copy in another encoding will do.
         ("cifar10", {"official": False}, "cifar-10-batches-py", 0.2),
+        # Five classes in the sample; a hundred in the whole, of which a few epochs tell little.
+        ("cifar100", {"official": False}, "cifar-100-python", 0.3),
     ],
 )
 def test_real_images_are_learned(
@@ -380,7 +382,7 @@ def test_real_images_are_learned(
     whole = datasets.ALL[name].load(**options)
     rng = np.random.default_rng(0)
     assert whole.parts is not None
-    rows = np.concatenate([rng.choice(np.flatnonzero(whole.parts == p), n, replace=False) for p, n in ((0, 1500), (2, 500))])
+    rows = np.concatenate([rng.permutation(np.flatnonzero(whole.parts == p))[:n] for p, n in ((0, 1500), (2, 500))])
     asked = Study(
         name=name,
         data=Data.of(whole.x[rows], whole.y[rows], whole.classes, parts=whole.parts[rows]),
@@ -391,6 +393,42 @@ def test_real_images_are_learned(
     )
     (row,) = run(asked, store=tmp_path).rows
     assert row["test_accuracy"] > least
+
+
+@pytest.mark.slow
+def test_mini_imagenet_is_learned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five of its classes, where chance is 20 %."""
+    monkeypatch.setenv("PLIANT_DATA", str(image_files.real("mini-imagenet").parent))
+    whole = datasets.ALL["mini-imagenet"].load(official=False)
+    rows = np.flatnonzero(whole.y < 5)
+    asked = Study(
+        name="mini",
+        data=Data.of(whole.x[rows], whole.y[rows], whole.classes[:5]),
+        model=real_cnn,
+        activations=["relu"],
+        protocol={"design": "holdout", "repeats": 1, "normalise": "channels"},
+        train={"epochs": 12, "batch_size": 32, "optimizer": {"lr": 2e-3}, "augment": {"flip": True}},
+    )
+    (row,) = run(asked, store=tmp_path).rows
+    assert row["test_accuracy"] > 0.3
+
+
+def test_voc_is_fitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sample has two images a class, too few to test on; that its labels can be fitted shows that they reach the loss."""
+    monkeypatch.setenv("PLIANT_DATA", str(image_files.real("VOCdevkit", "voc/VOCdevkit").parent))
+    asked = Study(
+        name="voc",
+        dataset={"name": "voc", "options": {"train": "2012/train", "validation": "", "test": "2012/val", "size": 32}},
+        model={"name": "cnn", "options": {"dropout": 0.0}},
+        activations=["relu"],
+        metric="average_precision",
+        protocol={"design": "official", "repeats": 1, "normalise": "channels"},
+        train={"epochs": 25, "batch_size": 10, "optimizer": {"lr": 1e-3}},
+    )
+    result = run(asked, store=tmp_path)
+    (row,) = result.rows
+    losses = result.store.trial(row["key"]).history()
+    assert losses[-1]["train_loss"] < 0.5 * losses[0]["train_loss"]
 
 
 def real_cnn(activation: Callable[[], nn.Module], *, input_shape: tuple[int, ...], outputs: int) -> nn.Module:
