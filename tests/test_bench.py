@@ -374,7 +374,7 @@ def test_the_command_measures_writes_and_shows(command: Any, monkeypatch: pytest
     small_network(monkeypatch)
     code, out, _ = command("dsrelu", "srelu[beta=learned(0.25)]", *SMALL, "--network", "small", "--out", "somewhere/mine.json")
     assert code == 0
-    for word in ("Below 1 is faster", "LeakyReLU", "naive", "step of small", "Written: somewhere/mine.json"):
+    for word in ("Below 1 is faster", "LeakyReLU", "naive", "of small", "Written: somewhere/mine.json"):
         assert word in " ".join(out.split())
     result = json.loads((tmp_path / "somewhere" / "mine.json").read_text())
     assert {"format", "kind", "device", "date", "command", "environment", "complete", "kernels", "steps", "targets"} <= set(

@@ -106,7 +106,7 @@ def test_interrupt(pliant, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(importlib.import_module("pliant.lab.run"), "train", interrupted)
+    monkeypatch.setattr(importlib.import_module("pliant.lab.run"), "train_stacked", interrupted)
     code, _, err = pliant("run", *SMALL, "--on", "serial")
     assert code == 130
     assert "the same command goes on" in err

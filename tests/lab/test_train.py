@@ -121,7 +121,7 @@ def test_many_classes_and_images(tmp_path: Path) -> None:
     )
     result = run(study, store=tmp_path)
     assert all(row["test_accuracy"] > 0.85 for row in result.rows)
-    assert sum(map(sum, result._confusions()["relu"])) == 1797
+    assert sum(map(sum, result._predicted()[0]["relu"])) == 1797
     assert result.report().exists()
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from pliant.cli import _precision
+from pliant.cli.plan import _precision
 from pliant.lab import Result, Study, run
 from pliant.lab.datasets import Data
 from pliant.lab.result import Precision
