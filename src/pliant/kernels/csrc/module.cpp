@@ -217,15 +217,16 @@ struct Call {
     double coefficients[pliant::kMaxCoefficients];
 };
 
-// Fresh memory comes from the system page by page, and clearing and mapping small pages costs several times the kernel. Where
-// the system gives large pages to those who ask, ask for them before the first write. In memory that is mapped already this
-// does nothing.
-void ask_for_large_pages(uintptr_t address, size_t bytes) {
-#if defined(__linux__) && defined(MADV_HUGEPAGE)
-    constexpr uintptr_t kPage = uintptr_t(2) << 20;
+// Fresh memory comes from the system page by page, with a trap for each page that is first written. Asking for a stretch of it
+// just before it is written takes one call for many pages. In memory that is mapped already this does next to nothing.
+constexpr size_t kStretch = size_t(1) << 19, kWorthAsking = size_t(4) << 20;
+
+void map_ahead(uintptr_t address, size_t bytes) {
+#if defined(__linux__) && defined(MADV_POPULATE_WRITE)
+    constexpr uintptr_t kPage = 4096;
     const uintptr_t first = (address + kPage - 1) / kPage * kPage, last = (address + bytes) / kPage * kPage;
-    // A refusal changes nothing but the time.
-    if (bytes >= 2 * kPage && first < last) (void)madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
+    // A refusal, as from an old kernel, changes nothing but the time.
+    if (first < last) (void)madvise(reinterpret_cast<void*>(first), last - first, MADV_POPULATE_WRITE);
 #else
     (void)address, (void)bytes;
 #endif
@@ -234,10 +235,15 @@ void ask_for_large_pages(uintptr_t address, size_t bytes) {
 void forward_dense(const Call& call, uintptr_t out, uintptr_t x, size_t n) {
     const auto kernel = g_kernels->forward[call.function][call.dtype];
     const size_t size = pliant::kItemSize[call.dtype];
-    if (out != x) ask_for_large_pages(out, n * size);
+    const bool fresh = out != x && n * size >= kWorthAsking;
     divide(n, call.threads, [&](size_t first, size_t last) {
-        kernel(reinterpret_cast<const void*>(x + first * size), reinterpret_cast<void*>(out + first * size), last - first,
-               call.coefficients);
+        const size_t step = fresh ? kStretch / size : last - first;
+        for (size_t part; first < last; first += part) {
+            part = std::min(step, last - first);
+            if (fresh) map_ahead(out + first * size, part * size);
+            kernel(reinterpret_cast<const void*>(x + first * size), reinterpret_cast<void*>(out + first * size), part,
+                   call.coefficients);
+        }
     });
 }
 
@@ -273,12 +279,16 @@ void backward_blocks(const Call& call, uintptr_t grad_x, uintptr_t sums_out, uin
     const auto kernel = g_kernels->backward[call.function][call.dtype];
     const size_t count = size_t(pliant::kCoefficients[call.function]);
     std::vector<double> sums(sums_out ? (n + kBlock - 1) / kBlock * count : 0);
-    if (!layout && grad_x) ask_for_large_pages(grad_x, n * sizeof(E));
+    const bool fresh = !layout && grad_x && n * sizeof(E) >= kWorthAsking;
     divide(n, call.threads, [&](size_t first, size_t last) {
         if (!layout) {
             alignas(64) E unwanted[kBlock];
             for (size_t m; first < last; first += m) {
-                m = grad_x && !sums_out ? last - first : std::min(kBlock, last - first);
+                // A stretch holds whole blocks, and every part begins at one.
+                if (fresh && first * sizeof(E) % kStretch == 0)
+                    map_ahead(grad_x + first * sizeof(E), std::min(kStretch, (last - first) * sizeof(E)));
+                m = std::min(grad_x && !sums_out ? (fresh ? kStretch / sizeof(E) : last - first) : kBlock, last - first);
+                if (fresh) m = std::min(m, (kStretch - first * sizeof(E) % kStretch) / sizeof(E));
                 kernel(reinterpret_cast<const E*>(grad) + first, reinterpret_cast<const E*>(x) + first,
                        grad_x ? reinterpret_cast<E*>(grad_x) + first : unwanted, m, call.coefficients,
                        sums_out ? &sums[first / kBlock * count] : nullptr);
