@@ -18,14 +18,13 @@ __all__ = ["backward", "backward_from_output", "forward", "forward_", "isa", "re
 
 _OUTPUT = " from output"
 _unavailable: str | None = None
+_ADVICE = "Install a compiler and then Pliant again; until then the readable versions serve"
 try:
-    from pliant.kernels import _cpu
+    import pliant.kernels._cpu as _cpu
+except ModuleNotFoundError:
+    _unavailable = f"this installation of Pliant was made without a C++ compiler and has no compiled CPU kernels. {_ADVICE}"
 except ImportError as error:
-    _unavailable = (
-        "This installation of Pliant has no compiled CPU kernels: no C++ compiler was found when it was installed, or the "
-        f"compiled file does not fit this Python ({error}). Install a compiler and then Pliant again; until then the readable "
-        "versions serve."
-    )
+    _unavailable = f"the compiled CPU kernels do not fit this Python ({error}). {_ADVICE}"
 
 # name -> (number by which the extension knows it, number of its coefficients)
 _FUNCTIONS = {} if _unavailable else {name: (number, count) for number, (name, count) in enumerate(_cpu.functions())}
