@@ -98,9 +98,14 @@ def _transformed() -> bool:
     )
 
 
-def _is_batched(grad: Tensor) -> bool:
-    """Whether a gradient stands for many, as with ``is_grads_batched``, or is not a plain tensor."""
-    return type(grad) is not Tensor or torch._C._functorch.is_legacy_batchedtensor(grad)
+def _wants_readable(grad: Tensor) -> bool:
+    """Whether a backward pass is itself to be differentiated or transformed, or its gradient stands for many."""
+    return (
+        torch.is_grad_enabled()
+        or _transformed()
+        or type(grad) is not Tensor
+        or torch._C._functorch.is_legacy_batchedtensor(grad)
+    )
 
 
 def _backend(x: Tensor) -> ModuleType | None:
@@ -163,7 +168,7 @@ class _Fused(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         call, x, values = _recall(ctx)
-        if torch.is_grad_enabled() or _transformed() or _is_batched(grad):
+        if _wants_readable(grad):
             return _readable_backward(call.readable, grad, x, values, ctx.needs_input_grad)
         gx, gradients = call.backend.backward(call.name, grad, x, values, ctx.needs_input_grad[1:])
         return _shared_out(gx, gradients, values, ctx.needs_input_grad)
@@ -184,7 +189,7 @@ class _FusedInPlace(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         call, y, values = _recall(ctx)
         needs = ctx.needs_input_grad[1:]
-        if torch.is_grad_enabled() or _transformed() or _is_batched(grad):
+        if _wants_readable(grad):
             return None, *_readable_backward(call.readable, grad, ctx.inverse(y, *values), values, needs)
         gx, gradients = call.backend.backward_from_output(call.name, grad, y, values, needs[1:])
         return None, *_shared_out(gx, gradients, values, needs)
@@ -255,8 +260,7 @@ def run(name: str | None, readable: Readable, x: Tensor, values: tuple[Value, ..
     Raises:
         KernelError: ``mode`` is True and the call cannot have a kernel; the message says why.
     """
-    if mode is None:
-        mode = _mode
+    mode = wanted(mode)
     if mode is False or (name is None and mode is None):
         return None
     why = obstacle(name, x, values)
@@ -306,8 +310,9 @@ def run_(
         # Written behind autograd's back: whoever kept x for a backward pass must be told.
         torch.autograd.graph.increment_version(x)
         return x
-    result = run(name, readable, x.clone(), values, mode) if not leaf else None
-    return x.copy_(readable(x.clone(), *values) if result is None else result)
+    before = x.clone()
+    result = None if leaf else run(name, readable, before, values, mode)
+    return x.copy_(readable(before, *values) if result is None else result)
 
 
 def _all_positive(values: tuple[Value, ...], always: bool) -> bool:
