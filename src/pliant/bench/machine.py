@@ -82,6 +82,10 @@ def _kernels() -> str | None:
 
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
 _DEFAULT_TRIM, _DEFAULT_MMAP_MAX = 128 * 2**10, 65536
+_LARGE = 32 * 2**20
+_IS_MAPPED = 2
+
+_held: list[int] = []
 
 
 def _mallopt() -> Any:
@@ -107,6 +111,8 @@ def kept_memory() -> Iterator[None]:
     mallopt = _mallopt()
     if mallopt is None:
         raise PliantError("Memory can be kept only with the GNU C library; measure with fresh memory here.")
+    while _held:
+        _c().free(_held.pop())
     mallopt(_MMAP_MAX, 0)
     mallopt(_TRIM_THRESHOLD, 2**31 - 1)
     try:
@@ -114,4 +120,24 @@ def kept_memory() -> Iterator[None]:
     finally:
         mallopt(_MMAP_MAX, _DEFAULT_MMAP_MAX)
         mallopt(_TRIM_THRESHOLD, _DEFAULT_TRIM)
-        ctypes.CDLL(None).malloc_trim(0)
+        _c().malloc_trim(0)
+        _hold_free_blocks()
+
+
+def _c() -> ctypes.CDLL:
+    c = ctypes.CDLL(None)
+    c.malloc.restype, c.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+    c.free.restype, c.free.argtypes = None, [ctypes.c_void_p]
+    return c
+
+
+def _hold_free_blocks() -> None:
+    # A free block with something in use behind it stays with the C library, which would hand it out, pages and all, before
+    # it asks the system. Held, and never written to, it costs addresses but no memory.
+    c = _c()
+    while block := c.malloc(_LARGE):
+        # The C library notes in front of each block whether it came from the system.
+        if ctypes.c_size_t.from_address(block - ctypes.sizeof(ctypes.c_size_t)).value & _IS_MAPPED:
+            c.free(block)
+            break
+        _held.append(block)
