@@ -176,3 +176,33 @@ def test_what_counts_as_one_partition() -> None:
     assert partition_of(spec_of({"folds": 5})) is None
     assert len({partition_of(spec_of({"design": "holdout"}, repeat=r)) for r in range(3)}) == 3
     assert len({partition_of(spec_of({"design": "official"}, repeat=r)) for r in range(3)}) == 1
+
+
+@pytest.mark.parametrize("design", ["kfold", "holdout", "official"])
+def test_a_share_is_stratified_by_class_and_part_and_the_same_in_all_repeats(design: str) -> None:
+    y = np.arange(1200) % 4
+    parts = np.where(np.arange(1200) < 800, 0, 2)
+    data = Data.of(np.zeros((1200, 2)), y, parts=parts)
+    used = set()
+    for repeat in range(3):
+        found = split(spec_of({"design": design, "share": 0.1}, repeat=repeat), data)
+        rows = np.sort(np.concatenate([found.train, found.validation, found.test]))
+        if design != "kfold":
+            assert len(found.test) == {"holdout": 24, "official": 40}[design]
+        if design == "official":
+            assert set(parts[found.test]) == {2}
+        assert np.array_equal(np.bincount(y[rows]), [30] * 4)
+        used.add(rows.tobytes())
+    assert len(used) == 1
+
+
+def test_a_share_that_cannot_hold_every_class() -> None:
+    data = Data.of(np.zeros((100, 2)), np.arange(100) % 50)
+    with pytest.raises(DataError, match=r"protocol\.share = 0\.1 of 100 examples cannot hold every class .* Raise it"):
+        split(spec_of({"design": "holdout", "share": 0.1}), data)
+
+
+def test_a_field_that_came_later_leaves_the_keys_of_kept_results_as_they_were() -> None:
+    spec = spec_of({"design": "holdout"})
+    assert spec.key == "f16d477a929d52186692516e9099abce0c4eae0d8e682e29a53b0b1466b922bb"
+    assert spec_of({"design": "holdout", "share": 0.5}).key != spec.key

@@ -54,17 +54,17 @@ def split(spec: TrialSpec, data: Data) -> Split:
         raise DataError(
             "protocol.groups is true, but the data set names no groups; set it to false, or give Data.of(groups=...)."
         )
+    used = _used(spec, data)
     if spec.design == "official":
-        fitting, test = _official(spec, data)
+        fitting, test = _official(spec, data, used)
         # One fixed split: the repeats are further seeds of everything but this.
         seed = seed_of("validation", spec.seed)
     elif spec.design == "holdout":
         assert spec.test is not None
-        everything = np.arange(len(data), dtype=np.int64)
-        fitting, test = _cut(data, everything, spec.test, spec.groups, seed_of("partition", spec.seed, spec.repeat), "test")
+        fitting, test = _cut(data, used, spec.test, spec.groups, seed_of("partition", spec.seed, spec.repeat), "test")
         seed = seed_of("validation", spec.seed, spec.repeat)
     else:
-        fitting, test = _fold(spec, data)
+        fitting, test = _fold(spec, data, used)
         seed = seed_of("validation", spec.seed, spec.repeat, spec.fold)
 
     if spec.validation == "official":
@@ -86,39 +86,55 @@ def split(spec: TrialSpec, data: Data) -> Split:
     return Split(np.sort(train), np.sort(validation), np.sort(test))
 
 
-def _fold(spec: TrialSpec, data: Data) -> tuple[Rows, Rows]:
+def _used(spec: TrialSpec, data: Data) -> Rows:
+    """All examples, or the share of them that a reduced study is about."""
+    rows = np.arange(len(data), dtype=np.int64)
+    if spec.share is None:
+        return rows
+    parts = np.zeros(len(data), np.int64) if data.parts is None else data.parts.astype(np.int64)
+    strata = _strata(data, rows) * (int(parts.max()) + 1) + parts
+    try:
+        used, _ = train_test_split(rows, train_size=spec.share, stratify=strata, random_state=seed_of("share", spec.seed))
+    except ValueError as error:
+        raise DataError(
+            f"protocol.share = {spec.share:.3g} of {len(rows)} examples cannot hold every class of every part: {error} "
+            "Raise it."
+        ) from None
+    return np.sort(used)
+
+
+def _fold(spec: TrialSpec, data: Data, used: Rows) -> tuple[Rows, Rows]:
     seed = seed_of("partition", spec.seed, spec.repeat)
-    nothing = np.zeros(len(data))
     if data.task == "multilabel":
-        return _grouped_or(KFold(spec.folds, shuffle=True, random_state=seed), spec, data, nothing)
-    counts = np.bincount(data.y)
+        return _grouped_or(KFold(spec.folds, shuffle=True, random_state=seed), spec, data, used)
+    counts = np.bincount(data.y[used], minlength=len(data.classes))
     if (smallest := int(counts.min())) < spec.folds:
         raise DataError(
             f"The class {data.classes[int(counts.argmin())]!r} has {smallest} examples, too few for {spec.folds} "
             "stratified folds; use fewer folds or more data."
         )
-    return _grouped_or(StratifiedKFold(spec.folds, shuffle=True, random_state=seed), spec, data, nothing)
+    return _grouped_or(StratifiedKFold(spec.folds, shuffle=True, random_state=seed), spec, data, used)
 
 
-def _grouped_or(plain: KFold | StratifiedKFold, spec: TrialSpec, data: Data, nothing: NDArray[np.float64]) -> tuple[Rows, Rows]:
+def _grouped_or(plain: KFold | StratifiedKFold, spec: TrialSpec, data: Data, used: Rows) -> tuple[Rows, Rows]:
     if not spec.groups:
-        fitting, test = list(plain.split(nothing, data.y))[spec.fold]
-        return fitting, test
-    strata, groups = _strata(data, np.arange(len(data))), _groups(data)
+        fitting, test = list(plain.split(used, data.y[used]))[spec.fold]
+        return used[fitting], used[test]
+    strata, groups = _strata(data, used), _groups(data)[used]
     if (found := len(np.unique(groups))) < spec.folds:
         raise DataError(f"The data set has {found} groups, too few for {spec.folds} folds; use fewer folds.")
     chooser = StratifiedGroupKFold(spec.folds, shuffle=True, random_state=plain.random_state)
-    fitting, test = list(chooser.split(nothing, strata, groups))[spec.fold]
-    return fitting, test
+    fitting, test = list(chooser.split(used, strata, groups))[spec.fold]
+    return used[fitting], used[test]
 
 
-def _official(spec: TrialSpec, data: Data) -> tuple[Rows, Rows]:
+def _official(spec: TrialSpec, data: Data, used: Rows) -> tuple[Rows, Rows]:
     if data.parts is None or not (data.parts == 2).any() or (data.parts == 2).all():
         raise DataError(
             "protocol.design is 'official', but the data set has no test part of its own; use 'kfold' or 'holdout', or give "
             "Data.of(parts=...)."
         )
-    fitting, test = np.flatnonzero(data.parts != 2), np.flatnonzero(data.parts == 2)
+    fitting, test = used[data.parts[used] != 2], used[data.parts[used] == 2]
     if spec.groups and (shared := np.intersect1d(_groups(data)[fitting], _groups(data)[test])).size:
         raise DataError(
             f"{shared.size} groups have examples in both the official training and test part, the first is {shared[0]}; "

@@ -294,6 +294,9 @@ class Protocol(Frozen):
     """Share of all examples that ``holdout`` tests on; default 0.2."""
     validation: float | Literal["official"] = 0.1
     """Share of what is not tested that is held out, stratified, to choose the epoch; or the data set's own validation part."""
+    share: float | None = Field(None, gt=0, lt=1)
+    """Use only this share of the examples, stratified by class and official part, drawn once by the seed: for a reduced tier.
+    The split is then made of these alone."""
     groups: bool = False
     """Keep the examples of one of the data set's groups (a patient, a record) in one part. Shares then hold approximately."""
     standardise: bool | None = None

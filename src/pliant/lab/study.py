@@ -55,6 +55,10 @@ class Component(Frozen):
     options: Annotated[dict[str, bool | int | float | str], pydantic.AfterValidator(_Options)] = Field(default_factory=dict)
 
 
+_LATER = ("share",)
+"""Fields of a trial that came after results were kept: at their defaults they change nothing, the key included."""
+
+
 class TrialSpec(Frozen):
     """One training. Every field can change its numbers, and nothing that cannot is here."""
 
@@ -69,6 +73,7 @@ class TrialSpec(Frozen):
     folds: int
     test: float | None = None
     validation: float | Literal["official"]
+    share: float | None = None
     groups: bool = False
     normalise: Normalise = Normalise()
     seed: int
@@ -84,6 +89,9 @@ class TrialSpec(Frozen):
         values = self.model_dump(mode="json")
         # Where data lie on this machine changes no number: data_sha256 says what they are.
         values["dataset"]["options"].pop("path", None)
+        for name in _LATER:
+            if values[name] == type(self).model_fields[name].default:
+                del values[name]
         return hashlib.sha256(canonical(values).encode()).hexdigest()
 
 
@@ -515,6 +523,7 @@ def plan(study: Study) -> tuple[TrialSpec, ...]:
                 folds=p.folds,
                 test=share,
                 validation=p.validation,
+                share=p.share,
                 groups=p.groups,
                 normalise=p.resolved_normalise,
                 seed=p.seed,
