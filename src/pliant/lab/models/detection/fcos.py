@@ -30,7 +30,7 @@ def fcos(
     norm: str = "auto",
     trainable: int | None = None,
     head_convs: int = 4,
-    score_threshold: float = 0.2,
+    score_threshold: float = 0.05,
     detections: int = 100,
 ) -> Borrowed:
     """torchvision's FCOS with a ResNet and a feature pyramid.
@@ -46,7 +46,7 @@ def fcos(
         sites: "all", or some of "backbone", "fpn" and "head" with commas between them.
         norm, trainable: see :func:`pliant.lab.models.detection.backbones.pyramid`.
         head_convs: convolutions before the classes, and before the boxes.
-        score_threshold, detections: least score and greatest number of what is returned for an image.
+        score_threshold, detections: least score, the paper's where torchvision has 0.2, and greatest number of what is returned.
 
     Raises:
         DomainError: an option out of its range. UnknownNameError: an unknown part, backbone or norm. WeightsError: see there.
