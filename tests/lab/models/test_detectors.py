@@ -24,8 +24,8 @@ from pliant.lab.models.detection.weights import load_backbone
 
 CLASSES = 3
 SMALL: dict[str, dict[str, object]] = {
-    "faster_rcnn": {"backbone": "resnet18", "size": 64, "box_features": 16, "proposals": 50},
-    "fcos": {"backbone": "resnet18", "size": 64, "head_convs": 1, "score_threshold": 0.0},
+    "faster_rcnn": {"backbone": "resnet18", "size": 64, "box_features": 16, "proposals": 50, "pyramid_channels": 64},
+    "fcos": {"backbone": "resnet18", "size": 64, "head_convs": 1, "pyramid_channels": 64, "score_threshold": 0.0},
     "yolov2": {"width": 0.125, "size": 64},
 }
 IMAGES = [torch.rand(3, 64, 80, generator=torch.Generator().manual_seed(0)), torch.linspace(0, 1, 3 * 70 * 64).view(3, 70, 64)]
@@ -214,7 +214,7 @@ def test_the_distances_of_fcos_stay_positive() -> None:
     network = copy.deepcopy(_made("fcos"))
     assert sum("no activation" in line for line in network.plan) == 5
     regression = network.get_submodule("network.head.regression_head")
-    distances, _ = regression([torch.randn(1, 256, 8, 8)])
+    distances, _ = regression([torch.randn(1, 64, 8, 8)])
     assert (distances >= 0).all()
     assert (distances == 0).any()
 
@@ -271,6 +271,8 @@ def test_anchors_and_proposals_are_in_proportion_to_the_size() -> None:
     network = _made("faster_rcnn")
     rpn = network.get_submodule("network.rpn")
     assert [s[0] for s in rpn.anchor_generator.sizes] == pytest.approx([32 * 2**i * 64 / 800 for i in range(5)])
+    coarse = make("faster_rcnn", levels=(2, 3, 4)).get_submodule("network.rpn")
+    assert coarse.anchor_generator.sizes == rpn.anchor_generator.sizes[1:]
     assert (rpn.post_nms_top_n(), network.get_submodule("network.transform").max_size) == (50, 107)
 
 
@@ -280,12 +282,14 @@ def test_anchors_and_proposals_are_in_proportion_to_the_size() -> None:
         ("faster_rcnn", {"anchors": [(0.1, 0.1)]}, "anchor_sizes="),
         ("fcos", {"anchors": [(0.1, 0.1)]}, "has none"),
         ("faster_rcnn", {"anchor_sizes": [8.0, 16.0]}, "5 sizes"),
+        ("faster_rcnn", {"levels": (1, 3)}, "up to 4"),
         ("faster_rcnn", {"size": 16}, "at least 32"),
         ("fcos", {"max_size": 40}, "of the longer"),
         ("fcos", {"classes": 0}, "at least 1"),
         ("fcos", {"head_convs": 0}, "at least 1"),
         ("faster_rcnn", {"proposals": 0}, "at least 1"),
         ("fcos", {"trainable": 6}, "0 to 5"),
+        ("fcos", {"pyramid_channels": 40}, "multiple of 32"),
         ("fcos", {"sites": "neck"}, "fpn"),
         ("faster_rcnn", {"sites": "fpn"}, "part of faster_rcnn"),
         ("faster_rcnn", {"backbone": "resnet51"}, "resnet50"),
