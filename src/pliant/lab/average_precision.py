@@ -150,8 +150,8 @@ def _check(offsets: npt.NDArray[Any], boxes: npt.NDArray[Any], **columns: npt.ND
     wrong = [f"{name} {column.shape}" for name, column in columns.items() if column.shape != (m,)]
     if boxes.shape != (m, 4) or wrong or offsets.ndim != 1 or not len(offsets) or offsets[0] != 0 or offsets[-1] != m:
         raise PredictionsError(
-            f"Boxes of shape {boxes.shape} came with {', '.join(wrong) or 'other columns of their length'} and offsets that end "
-            f"at {offsets[-1] if len(offsets) else 'nothing'}; expected boxes (m, 4), columns (m,) and offsets from 0 to m."
+            f"Boxes of shape {boxes.shape} came with {', '.join(wrong) or 'columns of their length'} and offsets that end at "
+            f"{offsets[-1] if len(offsets) else 'nothing'}; expected boxes (m, 4), columns (m,) and offsets from 0 to m."
         )
 
 
