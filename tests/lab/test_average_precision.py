@@ -139,9 +139,7 @@ def random_case(seed: int, images: int = 30, classes: int = 4) -> tuple[list[dic
         named = np.zeros(n, int) if i == 3 else np.where(rng.random(n) < 0.7, own, rng.integers(0, classes, n))
         # Few different scores, so that ties within and across images are common.
         grade = rng.integers(0, 12, n) / 12 if seed % 2 else rng.random(n)
-        detections.append(
-            {"boxes": np.concatenate([low, high], axis=1), "labels": named, "scores": grade.astype(np.float32)}
-        )
+        detections.append({"boxes": np.concatenate([low, high], axis=1), "labels": named, "scores": grade.astype(np.float32)})
     return detections, truth
 
 

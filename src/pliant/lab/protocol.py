@@ -44,8 +44,8 @@ class Split:
 def split(spec: TrialSpec, data: Data | Detection) -> Split:
     """The split of a trial. It depends on the data, the protocol, repeat, fold and seed; never on the activation.
 
-    Stratified by class; examples with several labels, and images with objects, are split at random. With ``groups`` whole groups are assigned, so that
-    classes and shares are kept only as well as the groups allow.
+    Stratified by class; examples with several labels, and images with objects in them, are split at random. With ``groups``
+    whole groups are assigned, so that classes and shares are kept only as well as the groups allow.
 
     Raises:
         DataError: a class or a part would be empty; the data have no official part or no groups and the protocol asks for them.
@@ -184,8 +184,9 @@ def _cut_groups(data: Data | Detection, rows: Rows, share: float, seed: int, key
 
 
 def _strata(data: Data | Detection, rows: Rows) -> NDArray[np.int64]:
-    one = isinstance(data, Detection) or data.task == "multilabel"
-    return np.zeros(len(rows), np.int64) if one else data.y[rows].astype(np.int64)
+    if isinstance(data, Detection) or data.task == "multilabel":
+        return np.zeros(len(rows), np.int64)
+    return data.y[rows].astype(np.int64)
 
 
 def _groups(data: Data | Detection) -> NDArray[np.int64]:

@@ -215,8 +215,8 @@ class Augment(Frozen):
     Args:
         padding: crop the image's own size at a random place of the image with so many zeros (black) added on each side.
         flip: mirror left and right with probability one half.
-        scale: of detection: zoom by a factor drawn evenly between these two; what is larger than the image is cropped at a random
-            place, what is smaller lies at a random place on grey. Objects whose centre is outside are left out.
+        scale: of detection: zoom by a factor drawn evenly between these two; what is larger than the image is cropped at a
+            random place, what is smaller lies at a random place on grey. Objects whose centre is outside are left out.
         photometric: of detection: change brightness, contrast, saturation and hue at random, each with probability one half.
     """
 
