@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from pliant.lab import Study, detect, run
 from pliant.lab.average_precision import match, unpack
 from pliant.lab.datasets import Detection
 from pliant.lab.datasets.arrays import DataError
+from pliant.lab.report import build, write_tables
 from pliant.lab.store import DETECTIONS, Store
 from pliant.lab.study import StudyError, plan
 
@@ -101,7 +103,9 @@ def test_the_verdict_resamples_images_and_seeds(finished: Any) -> None:
 
 
 def test_the_report_shows_boxes_classes_losses_and_the_plan(finished: Any, tmp_path: Path) -> None:
-    page = finished.report(tmp_path, command="pliant run tiny").read_text()
+    data = finished.report_data(command="pliant run tiny")
+    page = build(data, tmp_path).read_text()
+    write_tables(data, tmp_path)
     assert page.count("data:image/jpeg;base64,") == 3, "once for each test image with objects, whatever the activations"
     assert page.count('<svg viewBox="0 0 64 64"') == 6
     assert 'class="truth"' in page
@@ -217,8 +221,9 @@ def test_the_new_keys_of_a_study_leave_old_trials_their_names() -> None:
 def test_a_file_of_weights_is_known_by_its_content_and_not_its_place(data: Detection, tmp_path: Path) -> None:
     detector, _ = detect.build(plan(study(data))[0], data, study(data).custom)
     keys, chosen = [], None
+    torch.save(detector.backbone.state_dict(), tmp_path / "a.pt")
+    shutil.copy(tmp_path / "a.pt", tmp_path / "b.pt")
     for name in ("a.pt", "b.pt"):
-        torch.save(detector.backbone.state_dict(), tmp_path / name)
         chosen = study(data, model={"name": "yolov2", "options": {**TINY["options"], "weights": str(tmp_path / name)}})
         keys.append(plan(chosen)[0].key)
     assert keys[0] == keys[1]

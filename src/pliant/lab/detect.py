@@ -1,8 +1,8 @@
 """Training a detector: a trial of detection from its spec to its result, resumable at every epoch with the same numbers.
 
 What it shares with classification - seeds, splits, rates, checkpoints, history, the form of a result - is in
-:mod:`pliant.lab.course`. What differs: images are read as they are needed, the detector computes its own losses, and the epoch is chosen by the COCO
-average precision on the validation part, because a detector has no loss in evaluation mode.
+:mod:`pliant.lab.course`. What differs: images are read as they are needed, the detector computes its own losses, and the epoch
+is chosen by COCO's average precision on the validation part, because a detector has no loss in evaluation mode.
 """
 
 from __future__ import annotations

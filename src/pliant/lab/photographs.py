@@ -26,6 +26,7 @@ __all__ = ["Target", "changed", "read", "stream"]
 Target = dict[str, Tensor]
 Example = tuple[Tensor, Target]
 
+NONE: Final = Augment()
 GREY: Final = 114
 """Of what lies beside an image that was made smaller: the mean of photographs."""
 AHEAD: Final = 2
@@ -33,7 +34,7 @@ AHEAD: Final = 2
 
 
 def stream(
-    data: Detection, parts: Iterable[Sequence[int]], device: torch.device, augment: Augment = Augment(), seed: int | None = None
+    data: Detection, parts: Iterable[Sequence[int]], device: torch.device, augment: Augment = NONE, seed: int | None = None
 ) -> Iterator[tuple[list[Tensor], list[Target]]]:
     """Batch by batch the images, float in 0..1 of shape (3, H, W), and their targets, on the device.
 
@@ -67,7 +68,7 @@ def stream(
             pool.shutdown(cancel_futures=True)
 
 
-def read(data: Detection, i: int, augment: Augment = Augment(), seed: int | None = None) -> Example:
+def read(data: Detection, i: int, augment: Augment = NONE, seed: int | None = None) -> Example:
     """Image i, uint8 of shape (3, H, W), and what a detector is to find in it: ``boxes`` float32 (k, 4), ``labels`` int64 (k,).
 
     Crowds and objects marked difficult are not trained on, as in the released code of the detectors.
