@@ -151,7 +151,7 @@ def test_vocabulary() -> None:
         *("accuracy", "precision", "recall", "f1", "precision_weighted", "f1_weighted"),
         *("auc", "average_precision", "loss", "brier", "ece"),
     }
-    assert set(score.HIGHER_IS_BETTER) == set(score.METRICS) == set(metrics.UNITS)
+    assert set(score.HIGHER_IS_BETTER) == {*score.METRICS, *metrics.DETECTION} == set(metrics.UNITS)
     assert [name for name in score.METRICS if not score.HIGHER_IS_BETTER[name]] == ["loss", "brier", "ece"]
     assert set(score.METRICS) > metrics.COUNTED
     assert all(hasattr(score, name) for name in score.__all__)

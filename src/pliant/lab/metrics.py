@@ -23,11 +23,16 @@ METRICS: tuple[str, ...] = (
     "ece",
 )
 
-HIGHER_IS_BETTER: Mapping[str, bool] = MappingProxyType({name: name not in ("loss", "brier", "ece") for name in METRICS})
+DETECTION: tuple[str, ...] = ("ap", "ap50", "ap75", "ap50_voc", "ap50_voc07")
+"""Average precisions of detectors; each name says by whose definition, see `pliant.lab.average_precision`."""
+
+KNOWN: tuple[str, ...] = (*METRICS, *DETECTION)
+
+HIGHER_IS_BETTER: Mapping[str, bool] = MappingProxyType({name: name not in ("loss", "brier", "ece") for name in KNOWN})
 
 # Shares of one (accuracy, F1, AUC) are read in points, hundredths of one; a cross-entropy has no upper end.
 UNITS: Mapping[str, str] = MappingProxyType(
-    {name: {"loss": "nats", "brier": "squared error"}.get(name, "points") for name in METRICS}
+    {name: {"loss": "nats", "brier": "squared error"}.get(name, "points") for name in KNOWN}
 )
 
 # These come from a table of counts, so they can only move in steps of about one example: on 114 test rows nothing

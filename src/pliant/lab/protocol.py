@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.model_selection import KFold, StratifiedGroupKFold, StratifiedKFold, train_test_split
 
-from pliant.lab.datasets import Data
+from pliant.lab.datasets import Data, Detection
 from pliant.lab.datasets.arrays import DataError
 from pliant.lab.study import TrialSpec, canonical
 
@@ -41,16 +41,16 @@ class Split:
     test: Rows
 
 
-def split(spec: TrialSpec, data: Data) -> Split:
+def split(spec: TrialSpec, data: Data | Detection) -> Split:
     """The split of a trial. It depends on the data, the protocol, repeat, fold and seed; never on the activation.
 
-    Stratified by class; examples with several labels are split at random. With ``groups`` whole groups are assigned, so that
-    classes and shares are kept only as well as the groups allow.
+    Stratified by class; examples with several labels, and images with objects in them, are split at random. With ``groups``
+    whole groups are assigned, so that classes and shares are kept only as well as the groups allow.
 
     Raises:
         DataError: a class or a part would be empty; the data have no official part or no groups and the protocol asks for them.
     """
-    if spec.groups and data.groups is None:
+    if spec.groups and (isinstance(data, Detection) or data.groups is None):
         raise DataError(
             "protocol.groups is true, but the data set names no groups; set it to false, or give Data.of(groups=...)."
         )
@@ -86,7 +86,7 @@ def split(spec: TrialSpec, data: Data) -> Split:
     return Split(np.sort(train), np.sort(validation), np.sort(test))
 
 
-def _used(spec: TrialSpec, data: Data) -> Rows:
+def _used(spec: TrialSpec, data: Data | Detection) -> Rows:
     """All examples, or the share of them that a reduced study is about."""
     rows = np.arange(len(data), dtype=np.int64)
     if spec.share is None:
@@ -103,9 +103,9 @@ def _used(spec: TrialSpec, data: Data) -> Rows:
     return np.sort(used)
 
 
-def _fold(spec: TrialSpec, data: Data, used: Rows) -> tuple[Rows, Rows]:
+def _fold(spec: TrialSpec, data: Data | Detection, used: Rows) -> tuple[Rows, Rows]:
     seed = seed_of("partition", spec.seed, spec.repeat)
-    if data.task == "multilabel":
+    if isinstance(data, Detection) or data.task == "multilabel":
         return _grouped_or(KFold(spec.folds, shuffle=True, random_state=seed), spec, data, used)
     counts = np.bincount(data.y[used], minlength=len(data.classes))
     if (smallest := int(counts.min())) < spec.folds:
@@ -116,9 +116,9 @@ def _fold(spec: TrialSpec, data: Data, used: Rows) -> tuple[Rows, Rows]:
     return _grouped_or(StratifiedKFold(spec.folds, shuffle=True, random_state=seed), spec, data, used)
 
 
-def _grouped_or(plain: KFold | StratifiedKFold, spec: TrialSpec, data: Data, used: Rows) -> tuple[Rows, Rows]:
+def _grouped_or(plain: KFold | StratifiedKFold, spec: TrialSpec, data: Data | Detection, used: Rows) -> tuple[Rows, Rows]:
     if not spec.groups:
-        fitting, test = list(plain.split(used, data.y[used]))[spec.fold]
+        fitting, test = list(plain.split(used, _strata(data, used)))[spec.fold]
         return used[fitting], used[test]
     strata, groups = _strata(data, used), _groups(data)[used]
     if (found := len(np.unique(groups))) < spec.folds:
@@ -128,7 +128,7 @@ def _grouped_or(plain: KFold | StratifiedKFold, spec: TrialSpec, data: Data, use
     return used[fitting], used[test]
 
 
-def _official(spec: TrialSpec, data: Data, used: Rows) -> tuple[Rows, Rows]:
+def _official(spec: TrialSpec, data: Data | Detection, used: Rows) -> tuple[Rows, Rows]:
     if data.parts is None or not (data.parts == 2).any() or (data.parts == 2).all():
         raise DataError(
             "protocol.design is 'official', but the data set has no test part of its own; use 'kfold' or 'holdout', or give "
@@ -143,7 +143,7 @@ def _official(spec: TrialSpec, data: Data, used: Rows) -> tuple[Rows, Rows]:
     return fitting, test
 
 
-def _official_validation(data: Data, fitting: Rows) -> tuple[Rows, Rows]:
+def _official_validation(data: Data | Detection, fitting: Rows) -> tuple[Rows, Rows]:
     assert data.parts is not None
     held = data.parts[fitting] == 1
     if not held.any() or held.all():
@@ -154,11 +154,11 @@ def _official_validation(data: Data, fitting: Rows) -> tuple[Rows, Rows]:
     return fitting[~held], fitting[held]
 
 
-def _cut(data: Data, rows: Rows, share: float, groups: bool, seed: int, key: str) -> tuple[Rows, Rows]:
+def _cut(data: Data | Detection, rows: Rows, share: float, groups: bool, seed: int, key: str) -> tuple[Rows, Rows]:
     """What is left of ``rows``, and the share of them that was cut off."""
     if groups:
         return _cut_groups(data, rows, share, seed, key)
-    stratify = None if data.task == "multilabel" else data.y[rows]
+    stratify = None if isinstance(data, Detection) or data.task == "multilabel" else data.y[rows]
     try:
         kept, cut = train_test_split(rows, test_size=share, stratify=stratify, random_state=seed)
     except ValueError as error:
@@ -169,7 +169,7 @@ def _cut(data: Data, rows: Rows, share: float, groups: bool, seed: int, key: str
     return kept, cut
 
 
-def _cut_groups(data: Data, rows: Rows, share: float, seed: int, key: str) -> tuple[Rows, Rows]:
+def _cut_groups(data: Data | Detection, rows: Rows, share: float, seed: int, key: str) -> tuple[Rows, Rows]:
     groups, pieces = _groups(data)[rows], max(2, round(1 / share))
     if (found := len(np.unique(groups))) < pieces:
         raise DataError(
@@ -183,10 +183,13 @@ def _cut_groups(data: Data, rows: Rows, share: float, seed: int, key: str) -> tu
     return rows[kept], rows[cut]
 
 
-def _strata(data: Data, rows: Rows) -> NDArray[np.int64]:
-    return np.zeros(len(rows), np.int64) if data.task == "multilabel" else data.y[rows].astype(np.int64)
+def _strata(data: Data | Detection, rows: Rows) -> NDArray[np.int64]:
+    if isinstance(data, Detection) or data.task == "multilabel":
+        return np.zeros(len(rows), np.int64)
+    return data.y[rows].astype(np.int64)
 
 
-def _groups(data: Data) -> NDArray[np.int64]:
+def _groups(data: Data | Detection) -> NDArray[np.int64]:
+    assert isinstance(data, Data)
     assert data.groups is not None
     return data.groups

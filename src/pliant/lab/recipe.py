@@ -215,10 +215,22 @@ class Augment(Frozen):
     Args:
         padding: crop the image's own size at a random place of the image with so many zeros (black) added on each side.
         flip: mirror left and right with probability one half.
+        scale: of detection: zoom by a factor drawn evenly between these two; what is larger than the image is cropped at a
+            random place, what is smaller lies at a random place on grey. Objects whose centre is outside are left out.
+        photometric: of detection: change brightness, contrast, saturation and hue at random, each with probability one half.
     """
 
     padding: int = Field(0, ge=0, le=1024)
     flip: bool = False
+    scale: tuple[float, float] | None = None
+    photometric: bool = False
+
+    @pydantic.field_validator("scale")
+    @classmethod
+    def _rising(cls, given: tuple[float, float] | None) -> tuple[float, float] | None:
+        if given is not None and not 0.05 <= given[0] <= given[1] <= 20:
+            raise ValueError("scale is two factors, the smaller first, from 0.05 to 20")
+        return given
 
 
 SPEED = ("tf32", "bf16", "compile", "cuda_graphs", "cudnn_benchmark")

@@ -22,11 +22,12 @@ from pliant import catalog
 from pliant.activation import Activation
 from pliant.coefficients import Learned
 from pliant.lab import curves, papers
-from pliant.lab.datasets import Data
+from pliant.lab.datasets import Data, Detection
+from pliant.lab.detected import Found, detected
 from pliant.lab.metrics import METRICS
 from pliant.lab.protocol import partition_of, split
 from pliant.lab.recipe import QUIRKS
-from pliant.lab.report import ReportData, Shape, Stage, build, draw, write_figures, write_tables
+from pliant.lab.report import Detected, ReportData, Shape, Stage, build, draw, write_figures, write_tables
 from pliant.lab.score import confusion, reliability_of, reliability_sums
 from pliant.lab.store import PREDICTIONS, Store, StoreError
 from pliant.lab.study import Study, TrialSpec, data_of, plan
@@ -123,7 +124,8 @@ class Result:
                     row |= curves.areas(result["curves"])
                     for threshold in self.study.thresholds:
                         row |= curves.times_to(result["curves"], threshold)
-                    courses.setdefault((spec.repeat, spec.fold), []).append((row, result["curves"]))
+                    if "train_accuracy" in result["curves"]:
+                        courses.setdefault((spec.repeat, spec.fold), []).append((row, result["curves"]))
             elif trial is not None and outcome == "failed":
                 row["error"] = (trial.failure() or {}).get("error")
             rows.append(row)
@@ -139,10 +141,10 @@ class Result:
     def rows(self) -> list[dict[str, Any]]:
         """One flat dict for each activation, repeat and fold, in the order of the plan: what is judged and shown.
 
-        With ``train.lr_grid`` that is the trial with the lowest validation loss among those of the grid, the test part having
-        no say; ``lr`` is its rate, ``lr_tried`` how many were, ``seconds_tried`` what they took together. It is missing until
-        all of them have a result, because a search that is not finished is a smaller budget. One that diverged is chosen only
-        where all did.
+        With ``train.lr_grid`` that is the trial with the lowest validation loss (of detectors the highest validation AP) among
+        those of the grid, the test part having no say; ``lr`` is its rate, ``lr_tried`` how many were, ``seconds_tried`` what
+        they took together. It is missing until all of them have a result, because a search that is not finished is a smaller
+        budget. One that diverged is chosen only where all did.
         """
         if not self.study.train.lr_grid:
             return self.trial_rows
@@ -152,7 +154,7 @@ class Result:
         return _filled([_chosen(rows) for rows in cells.values()])
 
     @property
-    def _data(self) -> Data:
+    def _data(self) -> Data | Detection:
         # As the trials name them, with every option: read once in a process.
         return data_of(self.trials[0].dataset, self.study.custom)
 
@@ -188,9 +190,10 @@ class Result:
             VerdictError: the baseline or the metric is not in the study.
         """
         metric = metric or self.study.metric
+        usual = ("ap", "ap50", "ap75") if isinstance(self._data, Detection) else ("accuracy", "precision", "recall", "f1")
         # Those that the paper prints stand beside ours.
         named = [str(entry["metric"]) for entry in papers.context(self.study).printed if entry.get("metric") in METRICS]
-        metrics = dict.fromkeys([metric, "accuracy", "precision", "recall", "f1", *named])
+        metrics = dict.fromkeys([metric, *usual, *named])
         verdict = judge(
             self.rows,
             activations=self.study.activations,
@@ -226,17 +229,28 @@ class Result:
     def _sampled(self, row: Mapping[str, Any], metric: str) -> Sampled | None:
         """How a trial's test score varies with the test examples, by its stored predictions; None without them."""
         key = (row["key"], metric)
-        if key not in self._samples:
+        if key not in self._samples and isinstance(self._data, Detection):
+            sampled = self._found.sampled(row["key"], metric)
+            if sampled is None:
+                return None
+            self._samples[key] = sampled
+        elif key not in self._samples:
             saved = self.store.trial(row["key"]).read(PREDICTIONS)
             if saved is None:
                 return None
-            parts, groups = safetensors.numpy.load(saved), self._data.groups
+            data = self._data
+            assert isinstance(data, Data)
+            parts, groups = safetensors.numpy.load(saved), data.groups
             index = parts["test_index"]
             predictions = Predictions(
-                index, parts["test_target"], parts["test_score"], self._data.task, None if groups is None else groups[index]
+                index, parts["test_target"], parts["test_score"], data.task, None if groups is None else groups[index]
             )
             self._samples[key] = predictions.sampled(metric)
         return self._samples[key]
+
+    @functools.cached_property
+    def _found(self) -> Found:
+        return Found(self.store, len(self._data.classes))
 
     def report(self, directory: str | Path | None = None, *, baseline: str | None = None, command: str = "") -> Path:
         """Write report.html, the tables (CSV, Parquet, LaTeX) and the folder figures (SVG, PDF, CSV); the path of the page.
@@ -274,6 +288,7 @@ class Result:
             confusions=confusions,
             class_names=self._classes(),
             reliability=bins,
+            detected=self._detected(),
             shapes=[shape for a in self.study.activations if (shape := self._shape(a, histories)) is not None],
             printed=paper.printed,
             deviations=paper.deviations,
@@ -295,10 +310,18 @@ class Result:
     def _classes(self) -> tuple[str, ...]:
         return self._data.classes
 
+    def _detected(self) -> Detected | None:
+        data = self._data
+        if not isinstance(data, Detection):
+            return None
+        return detected(self.store, data, self.rows, self._found, tuple(dict.fromkeys([self.study.metric, "ap", "ap50"])))
+
     def _predicted(self) -> tuple[dict[str, list[list[int]]], dict[str, list[tuple[float, float, int]]]]:
         """Test confusions (none where examples have several labels) and reliability at the selected epoch, over all folds and
         repeats. Each trial's predictions are read once and released: those of all at once would not fit for large studies."""
         task = self._data.task
+        if task == "detection":
+            return {}, {}
         sums: dict[str, Any] = {}
         bins: dict[str, Any] = {}
         for row in self.rows:
@@ -373,7 +396,7 @@ def _chosen(tried: Sequence[dict[str, Any]]) -> dict[str, Any]:
         if lacking:
             return {k: v for k, v in lacking[0].items() if k in (*own, "key", "outcome", "error")}
     usable = [row for row in tried if row["outcome"] == "done"] or list(tried)
-    best = min(usable, key=lambda row: row["validation_loss"])
+    best = min(usable, key=lambda row: -(row["validation_ap"] or 0.0) if "validation_ap" in row else row["validation_loss"])
     return {**best, "lr_tried": len(tried), "seconds_tried": sum(row["seconds"] for row in tried)}
 
 

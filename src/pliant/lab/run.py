@@ -14,7 +14,8 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from pliant.lab import executors
+from pliant.lab import detect, executors
+from pliant.lab.datasets import Detection
 from pliant.lab.executors import Event, Executor, Job
 from pliant.lab.protocol import split
 from pliant.lab.result import Result
@@ -83,7 +84,12 @@ def run(
     # Tried once here, before anything is written, so that a mistake is one clear error and not one failure a trial.
     data = data_of(study.dataset, study.custom)
     split(trials[0], data)
-    network, activations = build(trials[0], data, study.custom)
+    network: nn.Module
+    if isinstance(data, Detection):
+        network, size = detect.build(trials[0], data, study.custom)[0], 1
+    else:
+        network, activations = build(trials[0], data, study.custom)
+        size = lanes(trials[0], data, network, activations, len(trials)) if stack is None else stack
     for spec in trials[: len(study.activations)]:
         activation_factory(spec, study.custom)()
     results = Store(Path(store))
@@ -104,7 +110,6 @@ def run(
     missing = set(waiting)
     desk = _Desk(results, by_key, progress)
     try:
-        size = lanes(trials[0], data, network, activations, len(trials)) if stack is None else stack
         # Cut by the plan, and not by what waits: resumed, a trial has the neighbours that it had.
         cuts = [[spec for spec in cut if spec in missing] for cut in _cut(trials, size, len(study.activations))]
         jobs = [desk.job(specs) for specs in cuts if specs]
@@ -221,7 +226,8 @@ def run_trials(
 ) -> None:
     """What an executor's worker does: a few trials, from their specs to their results in the store at ``root``.
 
-    Reports what :func:`train` reports, with the trial's place in the job as "trial".
+    Reports what :func:`pliant.lab.train.train` or :func:`pliant.lab.detect.train` reports, with the trial's place in the job as
+    "trial".
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1 if one_thread else threads)
@@ -241,10 +247,15 @@ def run_trials(
                 if trial.outcome() not in ("done", "diverged"):
                     trial.begin(specs[i].model_dump(mode="json"))
                     free.append(i)
-            if free:
+            data = data_of(specs[0].dataset, custom)
+            if isinstance(data, Detection):
+                for i in free:
+                    tell = functools.partial(_tell_place, report, i)
+                    detect.train(specs[i], data, custom, trials[i], tell, checkpoint_every=checkpoint_every)
+            elif free:
                 train_stacked(
                     [specs[i] for i in free],
-                    data_of(specs[0].dataset, custom),
+                    data,
                     custom,
                     [trials[i] for i in free],
                     lambda place, row: report({**row, "trial": free[place]}),
@@ -252,3 +263,7 @@ def run_trials(
                 )
     finally:
         torch.set_num_threads(threads)
+
+
+def _tell_place(report: Callable[[Mapping[str, float]], None], place: int, row: Mapping[str, float]) -> None:
+    report({**row, "trial": place})

@@ -6,7 +6,7 @@ Layout::
     <store>/trials/<key[:2]>/<key>/spec.json                 the resolved values of the trial
                                    history.jsonl             one line per epoch, appended
                                    checkpoint.safetensors    only while the trial is unfinished
-                                   predictions.safetensors
+                                   predictions.safetensors, or detections.npz of a detector
                                    failure.json              only when the infrastructure failed it
                                    result.json               written last: the only mark of a finished trial
     <store>/studies/<name>/                                  which trials a study is made of, and its tables
@@ -59,6 +59,7 @@ SPEC: Final = "spec.json"
 HISTORY: Final = "history.jsonl"
 CHECKPOINT: Final = "checkpoint.safetensors"
 PREDICTIONS: Final = "predictions.safetensors"
+DETECTIONS: Final = "detections.npz"
 FAILURE: Final = "failure.json"
 RESULT: Final = "result.json"
 LOCK: Final = "lock"
@@ -431,7 +432,7 @@ class TrialDirectory:
             _make_directory(self.path)
             self._repair()
             self._sync_history()
-            sums = {name: self._sha256(name) for name in (PREDICTIONS, HISTORY)}
+            sums = {name: self._sha256(name) for name in (PREDICTIONS, DETECTIONS, HISTORY)}
             record = _storable({**result, "files": {name: found for name, found in sums.items() if found is not None}})
             record["sha256"] = _checksum(record)
             _replace(self.path / RESULT, _document(record))

@@ -12,6 +12,7 @@ import hashlib
 import inspect
 import itertools
 import tomllib
+import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -25,7 +26,9 @@ from torch import nn
 from pliant import catalog
 from pliant.errors import PliantError, unknown
 from pliant.lab import datasets, models
-from pliant.lab.datasets import Arrays, Data, Dataset, files
+from pliant.lab.datasets import Arrays, Data, Dataset, Detection, files
+from pliant.lab.metrics import DETECTION
+from pliant.lab.models import detection
 from pliant.lab.network import construct, module_identity, source_identity
 from pliant.lab.recipe import Frozen, Normalise, Optimizer, Protocol, Train, canonical, check_quirks
 
@@ -52,11 +55,13 @@ class Component(Frozen):
     """A data set or a network by name, with its options."""
 
     name: str
-    options: Annotated[dict[str, bool | int | float | str], pydantic.AfterValidator(_Options)] = Field(default_factory=dict)
+    options: Annotated[dict[str, bool | int | float | str | tuple[int | float, ...]], pydantic.AfterValidator(_Options)] = (
+        Field(default_factory=dict)
+    )
 
 
-_LATER = ("share",)
-"""Fields of a trial that came after results were kept: at their defaults they change nothing, the key included."""
+_LATER: Mapping[str, Any] = {"share": None, "train.augment.scale": None, "train.augment.photometric": False}
+"""Fields of a trial that came after results were kept: at these values they change nothing, the key included."""
 
 
 class TrialSpec(Frozen):
@@ -68,7 +73,7 @@ class TrialSpec(Frozen):
     activation: str
     sources: dict[str, str] = Field(default_factory=dict)
     """What came from outside: sha256 of the source code of the user's own "network" and "activation", or the library and its
-    version that a "network" is from."""
+    version that a "network" is from; sha256 of the file of "weights" that a detector starts from."""
     design: Literal["kfold", "holdout", "official"] = "kfold"
     folds: int
     test: float | None = None
@@ -89,9 +94,14 @@ class TrialSpec(Frozen):
         values = self.model_dump(mode="json")
         # Where data lie on this machine changes no number: data_sha256 says what they are.
         values["dataset"]["options"].pop("path", None)
-        for name in _LATER:
-            if values[name] == type(self).model_fields[name].default:
-                del values[name]
+        if "weights" in self.sources:
+            # Nor where a file of weights lies: sources hold what is in it.
+            values["model"]["options"].pop("weights", None)
+        for path, default in _LATER.items():
+            *parents, name = path.split(".")
+            holder = functools.reduce(dict.__getitem__, parents, values)
+            if holder[name] == default:
+                del holder[name]
         return hashlib.sha256(canonical(values).encode()).hexdigest()
 
 
@@ -101,11 +111,16 @@ class Custom(BaseModel):
     model_config = ConfigDict(arbitrary_types_allowed=True, frozen=True)
 
     model: Callable[..., nn.Module] | None = None
-    data: Data | None = None
+    data: Data | Detection | None = None
     activations: dict[str, Callable[..., nn.Module]] = Field(default_factory=dict)
 
 
-Metric = Literal["accuracy", "precision", "recall", "f1", "precision_weighted", "f1_weighted", "auc", "average_precision"]
+# fmt: off
+Metric = Literal[
+    "accuracy", "precision", "recall", "f1", "precision_weighted", "f1_weighted", "auc", "average_precision",
+    "ap", "ap50", "ap75", "ap50_voc", "ap50_voc07",
+]
+# fmt: on
 
 
 class Study(Frozen):
@@ -121,11 +136,13 @@ class Study(Frozen):
     Args:
         name: letters, digits, ``.``, ``_``, ``-``; also the name of the report's folder.
         dataset (or ``data``): a name, a :class:`Component`, arrays ``(x, y)``, a torch data set, the
-            :class:`~pathlib.Path` of a folder with one folder of images for each class.
-        model: a name, a :class:`Component`, or a function as above.
+            :class:`~pathlib.Path` of a folder with one folder of images for each class, or a
+            :class:`~pliant.lab.datasets.Detection`. The data say whether the study is one of classification or of detection.
+        model: a name, a :class:`Component`, or a function as above. For detection the name of a detector.
         activations: specs such as ``"srelu[beta=0.1]"``, catalogue classes, or your own module classes.
         baseline: the spec of the activation that all others are compared with; default the first one.
-        metric: what the verdict is about. margin: differences up to this size count as practically equal.
+        metric: what the verdict is about; default accuracy, for detection ``ap``. margin: differences up to this size count as
+            practically equal.
         protocol, train: see :class:`Protocol`, :class:`Train`; ``folds``, ``repeats``, ``seed``, ``epochs`` and ``batch_size``
             may be given directly.
         thresholds: validation accuracies; the rows say after how many epochs, steps and seconds each was reached.
@@ -269,6 +286,9 @@ class Study(Frozen):
         if isinstance(options, dict) and isinstance(options.get("path"), str):
             # A study file and its data move together.
             options["path"] = str(path.parent / Path(options["path"]).expanduser())
+        options = model.get("options") if isinstance(model := values.get("model"), dict) else None
+        if isinstance(options, dict) and _is_file(options.get("weights")):
+            options["weights"] = str(path.parent / Path(options["weights"]).expanduser())
         return cls(**values)
 
 
@@ -304,8 +324,11 @@ def _resolve(given: dict[str, Any]) -> tuple[dict[str, Any], Custom]:
             )
         given["dataset"] = Component(name="folder", options={"path": str(dataset)})
     elif dataset is not None and not isinstance(dataset, Component | Mapping):
-        data = Arrays.of(dataset).data
+        data = dataset if isinstance(dataset, Detection) else Arrays.of(dataset).data
         given["dataset"] = Component(name="arrays", options={"sha256": data.fingerprint()})
+    named = given.get("dataset")
+    if isinstance(data, Detection) or (isinstance(named, Component) and _is_detection(named.name)):
+        given.setdefault("metric", "ap")
     network = given.get("model")
     if isinstance(network, str):
         given["model"] = Component(name=network)
@@ -448,10 +471,19 @@ def dataset_with(name: str, changes: Sequence[str] = ()) -> tuple[Dataset, dict[
     return dataset_of(component), given
 
 
-_loaded: dict[str, Data] = {}
+def _is_detection(name: str) -> bool:
+    return getattr(datasets.ALL.get(name), "task", None) == "detection"
 
 
-def data_of(component: Component, custom: Custom) -> Data:
+def _is_file(weights: object) -> bool:
+    """Whether the option ``weights`` of a detector is the path of a file: "" are random ones, "torchvision" the official."""
+    return isinstance(weights, str) and weights not in ("", "torchvision")
+
+
+_loaded: dict[str, Data | Detection] = {}
+
+
+def data_of(component: Component, custom: Custom) -> Data | Detection:
     """The user's own data, or those that ``component`` names, read once in a process.
 
     Raises:
@@ -466,14 +498,7 @@ def data_of(component: Component, custom: Custom) -> Data:
         [named.model_dump(mode="json"), str(files.root()), files.stamp(Path(path)) if isinstance(path, str) else ""]
     )
     if key not in _loaded:
-        loaded = dataset_of(named).load(**named.options)
-        if not isinstance(loaded, Data):
-            raise StudyError(
-                f"The data set {component.name!r} is one for detection: boxes in images, not a class for an example, so a "
-                "study of classification cannot use it. Detection data are for detectors; load them with "
-                f"pliant.lab.datasets.ALL[{component.name!r}].load()."
-            )
-        _loaded[key] = loaded
+        _loaded[key] = dataset_of(named).load(**named.options)
     return _loaded[key]
 
 
@@ -496,24 +521,13 @@ def plan(study: Study) -> tuple[TrialSpec, ...]:
         versions["dataset"] = dataset.version
         named = _with_defaults(study.dataset)
         fingerprint = getattr(dataset, "sha256", None) or data_of(named, custom).fingerprint()
-    model, sources = study.model, {}
-    if custom.model is None:
-        function = models.find(study.model.name)
-        versions["model"] = models.version(study.model.name)
-        if ":" in study.model.name:
-            sources["network"] = models.external.release(study.model.name)
-        given = _with_dropout(study.model, function)
-        defaults = _check_options("model", given, function)
-        # With the defaults filled in, a default that is written out is no other trial.
-        model = Component(name=study.model.name, options={**defaults, **given.options})
+    detects = isinstance(custom.data, Detection) or _is_detection(study.dataset.name)
+    _check_task(study, detects)
+    if detects:
+        model, sources = _detector(study.model)
+        versions["model"] = detection.VERSIONS[study.model.name]
     else:
-        data = data_of(study.dataset, custom)
-        example = torch.tensor(data.x[:2], dtype=torch.get_default_dtype())
-        several = data.task == "multilabel"
-        network, _ = construct(
-            custom.model, nn.Identity, example, len(data.classes), {}, 0, study.model.name, multilabel=several
-        )
-        sources["network"] = module_identity(network)
+        model, sources = _network(study, versions)
     _check_quirks(study)
     p = study.protocol
     share = 0.2 if p.design == "holdout" and p.test is None else p.test
@@ -539,7 +553,8 @@ def plan(study: Study) -> tuple[TrialSpec, ...]:
                 validation=p.validation,
                 share=p.share,
                 groups=p.groups,
-                normalise=p.resolved_normalise,
+                # A detector normalises its images itself.
+                normalise=Normalise(kind="none") if detects else p.resolved_normalise,
                 seed=p.seed,
                 repeat=repeat,
                 fold=fold,
@@ -551,6 +566,80 @@ def plan(study: Study) -> tuple[TrialSpec, ...]:
     return tuple(trials)
 
 
+def _network(study: Study, versions: dict[str, int]) -> tuple[Component, dict[str, str]]:
+    """The network of a classification with every option, and where it is from; its version is added to ``versions``."""
+    custom, sources = study.custom, {}
+    if custom.model is None:
+        function = models.find(study.model.name)
+        versions["model"] = models.version(study.model.name)
+        if ":" in study.model.name:
+            sources["network"] = models.external.release(study.model.name)
+        given = _with_dropout(study.model, function)
+        defaults = _check_options("model", given, function)
+        # With the defaults filled in, a default that is written out is no other trial.
+        return Component(name=study.model.name, options={**defaults, **given.options}), sources
+    data = data_of(study.dataset, custom)
+    assert isinstance(data, Data)
+    example = torch.tensor(data.x[:2], dtype=torch.get_default_dtype())
+    several = data.task == "multilabel"
+    network, _ = construct(custom.model, nn.Identity, example, len(data.classes), {}, 0, study.model.name, multilabel=several)
+    sources["network"] = module_identity(network)
+    return study.model, sources
+
+
+def _detector(component: Component) -> tuple[Component, dict[str, str]]:
+    """A detector with every option, and where its weights are from."""
+    defaults = _check_options("model", component, detection.find(component.name))
+    options = {**defaults, **component.options}
+    if not _is_file(weights := options.get("weights")):
+        return Component(name=component.name, options=options), {}
+    try:
+        with Path(str(weights)).expanduser().open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise StudyError(
+            f"model.options.weights is {weights!r}, which cannot be read: {error.strerror}. Expected '' for random weights, "
+            "'torchvision' for its official ones, or the file of a backbone's state_dict."
+        ) from None
+    return Component(name=component.name, options=options), {"weights": digest}
+
+
+def _check_task(study: Study, detects: bool) -> None:
+    """Classification and detection share a study's keys; what the other task alone has would silently do nothing."""
+    if not detects:
+        if study.model.name in detection.ALL and study.custom.model is None:
+            raise StudyError(
+                f"The study's network {study.model.name!r} is a detector, and {study.dataset.name!r} has no boxes; use data "
+                "such as 'voc-detection', or a network that classifies."
+            )
+        if study.metric in DETECTION:
+            raise StudyError(f"metric = {study.metric!r} is of detection; for classes give one such as 'accuracy'.")
+        if study.train.augment.scale is not None or study.train.augment.photometric:
+            raise StudyError("train.augment.scale and .photometric are of detection; for classes there are padding and flip.")
+        return
+    if study.custom.model is not None or study.model.name not in detection.ALL:
+        raise StudyError(
+            f"The data set {study.dataset.name!r} is one for detection: boxes in images. Its networks are "
+            f"{', '.join(detection.ALL)}; {study.model.name!r} is none of them."
+        )
+    train, p = study.train, study.protocol
+    wrong = {
+        f"metric = {study.metric!r}": study.metric not in DETECTION,
+        "thresholds": bool(study.thresholds),
+        "train.augment.padding": train.augment.padding > 0,
+        "train.train_scores": train.train_scores != "running",
+        "protocol.groups": p.groups,
+        "protocol.normalise": p.standardise is not None or p.normalise is not None,
+    }
+    wrong |= {f"train.speed = {s!r}": s not in ("tf32", "cudnn_benchmark") for s in train.speed}
+    wrong |= {f"the quirk {q}": q not in ("test_on_64_images", "test_as_validation", "released_tie_rule") for q in study.quirks}
+    if named := [key for key, found in wrong.items() if found]:
+        raise StudyError(
+            f"The study is one of detection, and has no use for {' and '.join(named)}. Its metrics are {', '.join(DETECTION)}; "
+            "its augmentations are flip, scale and photometric; detectors normalise images themselves."
+        )
+
+
 def _with_dropout(component: Component, function: Callable[..., Any]) -> Component:
     """The share kept, which TensorFlow 1 and figure 5 of the AAF paper speak of, as the share dropped."""
     known, given = inspect.signature(function).parameters, component.options
@@ -559,7 +648,7 @@ def _with_dropout(component: Component, function: Callable[..., Any]) -> Compone
     keep = given["keep"]
     if "dropout" in given:
         raise StudyError(f"model.options has both dropout = {given['dropout']!r} and keep = {keep!r}; give one of them.")
-    if isinstance(keep, bool | str) or not 0 < keep <= 1:
+    if isinstance(keep, bool | str | tuple) or not 0 < keep <= 1:
         raise StudyError(f"model.options.keep was given as {keep!r}; expected the share of units kept, above 0 and at most 1.")
     # 1 - 0.9 is 0.09999999999999998, which would be another trial than dropout = 0.1.
     return Component(
@@ -616,7 +705,7 @@ def _check_options(section: str, component: Component, function: Callable[..., A
     hints = typing.get_type_hints(getattr(function, "func", function))
     parameters = [p for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
     # The lab itself tells a network the shape of its data.
-    options = {p.name: p.default for p in parameters if p.name not in ("input_shape", "outputs")}
+    options = {p.name: p.default for p in parameters if p.name not in ("input_shape", "outputs", "classes", "anchors")}
     passes_on = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(function).parameters.values())
     for option, value in component.options.items():
         if option not in options:
@@ -624,9 +713,9 @@ def _check_options(section: str, component: Component, function: Callable[..., A
                 continue
             raise StudyError(_no_key(f"{section}.options.{option}", options))
         choices = typing.get_args(hints[option]) if typing.get_origin(hints[option]) is Literal else ()
-        types = {type(c) for c in choices} or set(typing.get_args(hints[option])) or {hints[option]}
-        if type(value) not in types | ({int} if float in types else set()) or (choices and value not in choices):
-            wanted = " or ".join(map(repr, choices)) or " or ".join(t.__name__ for t in types)
+        kinds = {type(c) for c in choices} or {_plain(t) for t in _alternatives(hints[option])}
+        if type(value) not in kinds | ({int} if float in kinds else set()) or (choices and value not in choices):
+            wanted = " or ".join(map(repr, choices)) or " or ".join(t.__name__ for t in kinds)
             default = "" if options[option] is inspect.Parameter.empty else f", such as the default {options[option]!r}"
             raise StudyError(f"{section}.options.{option} was given as {value!r}; expected {wanted}{default}.")
     lacking = [o for o, default in options.items() if default is inspect.Parameter.empty and o not in component.options]
@@ -635,7 +724,17 @@ def _check_options(section: str, component: Component, function: Callable[..., A
             f"The {section} {component.name!r} needs the option{'s' * (len(lacking) > 1)} {', '.join(lacking)}; give "
             f"{section} = {{name = {component.name!r}, options = {{{', '.join(f'{o} = ...' for o in lacking)}}}}}."
         )
-    return {o: default for o, default in options.items() if default is not inspect.Parameter.empty}
+    # None stands for a default that the network works out from its other options.
+    return {o: default for o, default in options.items() if default is not inspect.Parameter.empty and default is not None}
+
+
+def _alternatives(hint: Any) -> tuple[Any, ...]:
+    return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+
+
+def _plain(hint: Any) -> type:
+    """What a value of an option is in a study: a sequence is a tuple there."""
+    return tuple if typing.get_origin(hint) in (tuple, Sequence) else hint
 
 
 def activation_factory(spec: TrialSpec, custom: Custom) -> Callable[[], nn.Module]:

@@ -4,38 +4,32 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import json
 import math
 import os
-import platform
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, final
 
 import numpy as np
-import safetensors
 import safetensors.torch
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from pliant import kernels
 from pliant.activation import Activation
 from pliant.clock import Clock
-from pliant.coefficients import Fixed
 from pliant.errors import PliantError
-from pliant.groups import activation_parameters
 from pliant.lab import dropout, models, optimizers
 from pliant.lab.batches import Changes, Examples, batches
+from pliant.lab.course import Course, coefficients
 from pliant.lab.datasets import Data
 from pliant.lab.network import construct
 from pliant.lab.protocol import Split, seed_of, split
 from pliant.lab.recipe import Train
 from pliant.lab.score import score
-from pliant.lab.store import TrialDirectory
+from pliant.lab.store import PREDICTIONS, TrialDirectory
 from pliant.lab.study import Custom, StudyError, TrialSpec, activation_factory
 
 __all__ = [
@@ -67,17 +61,6 @@ TOP_METRICS = ("accuracy", "f1_weighted", "auc")
 
 class DeviceError(PliantError, RuntimeError):
     """A device that is not there, or that cannot do what a study asks for."""
-
-
-@dataclass
-class _State:
-    """What a trial needs to go on after an epoch, beside the tensors of network and optimizer."""
-
-    epoch: int = 0
-    best_epoch: int = 0
-    best_loss: float = math.inf
-    diverged: bool = False
-    seconds: float = 0.0
 
 
 def device_of(spec: TrialSpec) -> torch.device:
@@ -215,22 +198,19 @@ def begin(
     if examples.x.ndim == 4:
         network = network.to(memory_format=torch.channels_last)
     training = Training(
-        spec,
-        data,
-        trial,
-        parts,
-        examples,
-        network,
-        activations,
-        optimizers.make(network, spec.train.optimizer, activations),
-        copy.deepcopy(network.state_dict()),
-        evaluation_batch(network, examples, spec),
+        spec=spec,
+        trial=trial,
+        parts=parts,
+        network=network,
+        activations=activations,
+        optimizer=optimizers.make(network, spec.train.optimizer, activations),
+        device=device,
+        best=copy.deepcopy(network.state_dict()),
+        data=data,
+        examples=examples,
+        evaluation_batch=evaluation_batch(network, examples, spec),
     )
-    saved = trial.read("checkpoint.safetensors")
-    if saved is not None:
-        _restore(saved, network, training.optimizer, training.best, training.state)
-        training.resumed_from = training.state.epoch
-    trial.truncate_history(training.state.epoch)
+    training.resume()
     return training
 
 
@@ -244,53 +224,16 @@ def _examples(spec: TrialSpec, data: Data, parts: Split, device: torch.device, o
     return Examples.of(data, spec.normalise, parts.train, device, like)
 
 
-@dataclass(eq=False)
-class Training:
-    """A trial under way: all that it consists of, and what of it reaches its directory. What trains it, alone or in a stack,
-    moves its weights; everything else is here."""
+@final
+@dataclass(eq=False, kw_only=True)
+class Training(Course):
+    """A classification under way. What trains it, alone or in a stack, moves its weights; everything else is here."""
 
-    spec: TrialSpec
+    judged_by: ClassVar = "validation_accuracy"
+
     data: Data
-    trial: TrialDirectory
-    parts: Split
     examples: Examples
-    network: nn.Module
-    activations: list[nn.Module]
-    optimizer: torch.optim.Optimizer
-    best: dict[str, Tensor]
-    """The network's state_dict at the best epoch."""
     evaluation_batch: int
-    state: _State = field(default_factory=_State)
-    resumed_from: int = 0
-    lanes: int = 1
-    """The largest number of trials that were trained in one program with this one, itself among them."""
-    started: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
-
-    def __post_init__(self) -> None:
-        self.fitted, self.held = (
-            torch.from_numpy(rows).to(self.examples.y.device) for rows in (self.parts.train, self.parts.validation)
-        )
-        self.steps_per_epoch = len(batches(self.fitted, self.spec.train.batch_size, self.spec.train.drop_last))
-
-    @property
-    def epoch_seed(self) -> int:
-        """Where the randomness of the current epoch starts; the same for every activation of a fold."""
-        return seed_of("epoch", self.spec.seed, self.spec.repeat, self.spec.fold, self.state.epoch)
-
-    @property
-    def goes_on(self) -> bool:
-        patience = self.spec.train.patience
-        stopped = patience is not None and self.state.epoch - self.state.best_epoch >= patience
-        return self.state.epoch < self.spec.train.epochs and not self.state.diverged and not stopped
-
-    def set_rate(self, optimizer: torch.optim.Optimizer) -> None:
-        """Give the optimizer that moves the weights the learning rates of the next epoch."""
-        recipe = self.spec.train
-        optimizers.set_rate(optimizer, recipe.optimizer, recipe.schedule, self.state.epoch, recipe.epochs)
-
-    def order(self, generator: torch.Generator | None = None) -> Tensor:
-        """The fitted rows in the order of an epoch, from a generator that was seeded with ``epoch_seed``; default torch's."""
-        return self.fitted[torch.randperm(len(self.fitted), generator=generator).to(self.fitted.device)]
 
     def logits(self, rows: Tensor) -> Tensor:
         """What the network returns for the examples in evaluation mode, shape (n, outputs)."""
@@ -305,68 +248,12 @@ class Training:
             state.best_loss, state.best_epoch = validation_loss, state.epoch
         return better
 
-    def record(
-        self,
-        line: Mapping[str, float],
-        coefficients: Mapping[str, Any],
-        seconds: float,
-        report: Callable[[Mapping[str, float]], None],
-    ) -> None:
-        """Write the history row of the epoch that just ended and tell whoever listens."""
-        epoch = self.state.epoch
-        self.trial.append_history({"epoch": epoch, **line, "seconds": seconds, "coefficients": coefficients})
-        report({"epoch": epoch, "epochs": self.spec.train.epochs, "validation_accuracy": line["validation_accuracy"]})
-
-    def save(self) -> None:
-        self.trial.write("checkpoint.safetensors", _checkpoint(self.network, self.optimizer, self.best, self.state))
-
     def finish(self) -> None:
         """Look at the test part, and write predictions and result."""
-        state, parts, network, device = self.state, self.parts, self.network, self.examples.y.device
         row, predictions = _measure(self)
-        self.trial.write("predictions.safetensors", safetensors.torch.save(predictions))
-        history = self.trial.history()
-        self.trial.finish(
-            {
-                "outcome": "diverged" if state.diverged else "done",
-                "row": {
-                    "n_train": len(parts.train),
-                    "n_validation": len(parts.validation),
-                    "n_test": len(parts.test),
-                    **row,
-                    **(_top_5(history) if "top_5_epoch_rows" in self.spec.quirks else {}),
-                    "selected_epoch": state.best_epoch,
-                    "epochs": state.epoch,
-                    "steps": state.epoch * self.steps_per_epoch,
-                    "lr": self.spec.train.optimizer.lr,
-                    "parameters": sum(p.numel() for p in network.parameters()),
-                    "activation_parameters": sum(p.numel() for p in activation_parameters(network, self.activations)),
-                    "seconds": state.seconds,
-                    "seconds_per_epoch": state.seconds / state.epoch,
-                    "device": str(device),
-                    # Of the whole process, so it says something of this trial where it is alone on the device. Host memory
-                    # has no such counter: the process's own peak is that of all trials before.
-                    **({"peak_bytes": torch.cuda.max_memory_allocated(device)} if device.type == "cuda" else {}),
-                },
-                "curves": {
-                    "steps_per_epoch": self.steps_per_epoch,
-                    **{k: [e.get(k) for e in history] for k in history[0] if k not in ("epoch", "coefficients")},
-                },
-                "provenance": {
-                    "started": self.started,
-                    "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-                    "resumed_from_epoch": self.resumed_from,
-                    "stacked_with": self.lanes - 1,
-                    "threads": torch.get_num_threads(),
-                    "torch": torch.__version__,
-                    "numpy": np.__version__,
-                    "python": platform.python_version(),
-                    "machine": platform.machine(),
-                    "kernels": kernels.status(device.type).get(device.type, "none"),
-                    "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "",
-                },
-            }
-        )
+        self.trial.write(PREDICTIONS, safetensors.torch.save(predictions))
+        top = _top_5(self.trial.history()) if "top_5_epoch_rows" in self.spec.quirks else {}
+        self.close({**row, **top})
 
 
 def build(spec: TrialSpec, data: Data, custom: Custom) -> tuple[nn.Module, list[nn.Module]]:
@@ -625,58 +512,3 @@ def _top_5(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     listed = sorted(scored, key=lambda e: max(e[n] for n in names), reverse=True)[:TOP]
     means = {f"top_5_{n}": float(np.mean([e[n] for e in listed])) if listed else None for n in names}
     return {**means, "top_5_epochs": " ".join(str(e["epoch"]) for e in listed)}
-
-
-def coefficients(network: nn.Module) -> dict[str, dict[str, Any]]:
-    """Every learned or scheduled coefficient by site: a float, or a list of floats where it differs by channel."""
-    found: dict[str, dict[str, Any]] = {}
-    for site, module in network.named_modules():
-        if isinstance(module, Activation):
-            values = {}
-            for (name, kind), value in zip(module.kinds.items(), module.values(), strict=True):
-                if not isinstance(kind, Fixed) and isinstance(value, Tensor):
-                    numbers = value.detach().tolist()
-                    values[name] = numbers[0] if len(numbers) == 1 else numbers
-            if values:
-                found[site] = values
-    return found
-
-
-# --- checkpoints ------------------------------------------------------------------------------------------------------
-
-
-def _checkpoint(network: nn.Module, optimizer: torch.optim.Optimizer, best: Mapping[str, Tensor], state: _State) -> bytes:
-    tensors = {f"network.{k}": v for k, v in network.state_dict().items()}
-    tensors |= {f"best.{k}": v for k, v in best.items()}
-    for i, values in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{i}.{k}": v for k, v in values.items() if isinstance(v, Tensor)}
-    # safetensors refuses tensors that share memory, which tied weights do.
-    return safetensors.torch.save(
-        {k: v.detach().clone().contiguous() for k, v in tensors.items()}, {"state": json.dumps(vars(state))}
-    )
-
-
-def _metadata(saved: bytes) -> dict[str, Any]:
-    length = int.from_bytes(saved[:8], "little")
-    state: dict[str, Any] = json.loads(json.loads(saved[8 : 8 + length])["__metadata__"]["state"])
-    return state
-
-
-def _restore(
-    saved: bytes,
-    network: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    best: dict[str, Tensor],
-    state: _State,
-) -> None:
-    tensors = safetensors.torch.load(saved)
-    network.load_state_dict({k.removeprefix("network."): v for k, v in tensors.items() if k.startswith("network.")})
-    best.update({k.removeprefix("best."): v for k, v in tensors.items() if k.startswith("best.")})
-    held: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        if key.startswith("optimizer."):
-            _, index, name = key.split(".", 2)
-            held.setdefault(int(index), {})[name] = value
-    optimizers.restore(optimizer, held)
-    for name, value in _metadata(saved).items():
-        setattr(state, name, value)

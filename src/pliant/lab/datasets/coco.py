@@ -25,6 +25,7 @@ class COCODetection:
     """COCO 2017 detection: photographs with boxes around objects of 80 classes; 118,287 to train on, 5,000 to test on."""
 
     name: ClassVar = "coco-detection"
+    task: ClassVar = "detection"
     version: ClassVar = 1
     source: ClassVar = "cocodataset.org; Lin et al. (2014)"
     terms: ClassVar = "annotations CC BY 4.0; images under the licence that the annotation states for each, some non-commercial"

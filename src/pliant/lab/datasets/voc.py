@@ -118,6 +118,7 @@ class VOCDetection:
     """PASCAL VOC detection: photographs with boxes around objects of 20 classes."""
 
     name: ClassVar = "voc-detection"
+    task: ClassVar = "detection"
     version: ClassVar = 1
     source: ClassVar = _SOURCE
     terms: ClassVar = _TERMS

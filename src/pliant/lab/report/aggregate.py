@@ -203,6 +203,8 @@ class Traces:
     """What the histories of all trials come to."""
 
     curves: Table
+    columns: Sequence[str]
+    """The numbers that the curves hold of each epoch."""
     coefficients: Table
     trials: int
     epochs: int
@@ -219,6 +221,7 @@ def traces(data: ReportData, names: Mapping[str, str]) -> Traces:
     Each history is read once and released: ``histories`` may fetch them from disk.
     """
     keys: dict[str, list[str]] = {activation: [] for activation in names}
+    columns = _curve_columns(data)
     for row in scored(data.rows):
         key = str(row.get("key"))
         if key in data.histories:
@@ -228,7 +231,7 @@ def traces(data: ReportData, names: Mapping[str, str]) -> Traces:
     trials = 0
     channels = 1
     for activation, mine in keys.items():
-        read = [_Trace.of(data.histories[key]) for key in mine]
+        read = [_Trace.of(data.histories[key], columns) for key in mine]
         read = [t for t in read if t.curves.shape[0] > 0]
         trials += len(read)
         if not read:
@@ -246,24 +249,34 @@ def traces(data: ReportData, names: Mapping[str, str]) -> Traces:
     epochs = max((c.shape[0] for c in curves.values()), default=0)
     drawn = _thinned(epochs, max(20, CURVE_ROWS // max(1, len(curves))))
     coefficient_table, left_out = _coefficient_table(moved, epochs)
-    return Traces(_curve_table(curves, drawn), coefficient_table, trials, epochs, len(drawn), channels, left_out)
+    table_of_curves = _curve_table(curves, drawn, columns)
+    return Traces(table_of_curves, columns, coefficient_table, trials, epochs, len(drawn), channels, left_out)
+
+
+def _curve_columns(data: ReportData) -> tuple[str, ...]:
+    """A detector has no accuracy: its curves are the parts of its loss, which are its own, and average precision."""
+    if data.detected is None:
+        return CURVES
+    first = next((history for key in data.histories if (history := data.histories[key])), ())
+    parts = [name for name in (first[0] if first else ()) if name.startswith("train_loss_")]
+    return ("train_loss", *parts, "validation_ap", "validation_ap50")
 
 
 @dataclass(frozen=True)
 class _Trace:
-    curves: Array  # (epochs, 4)
+    curves: Array  # (epochs, columns)
     coefficients: dict[tuple[str, str], Array]  # (site, name) -> (epochs, 3): mean, 10th, 90th percentile over channels
     channels: int
 
     @classmethod
-    def of(cls, history: Sequence[Epoch]) -> _Trace:
+    def of(cls, history: Sequence[Epoch], columns: Sequence[str]) -> _Trace:
         # By column, because a study of 10,000 trials has millions of rows.
         known = [(whole(epoch.get("epoch"), i + 1), epoch) for i, epoch in enumerate(history)]
         known = [(at, epoch) for at, epoch in known if at >= 1]
         places = np.array([at - 1 for at, _ in known], dtype=np.int64)
         length = int(places.max()) + 1 if known else 0
-        curves = np.full((length, len(CURVES)), np.nan)
-        for column, name in enumerate(CURVES):
+        curves = np.full((length, len(columns)), np.nan)
+        for column, name in enumerate(columns):
             curves[places, column] = _numbers([epoch.get(name) for _, epoch in known])
         found: dict[tuple[str, str], tuple[list[int], list[object]]] = {}
         for at, epoch in known:
@@ -373,14 +386,14 @@ def _thinned(length: int, most: int) -> list[int]:
     return sorted({round(i) for i in np.linspace(0, length - 1, most)})
 
 
-def _curve_table(curves: Mapping[str, Array], drawn: Sequence[int]) -> Table:
+def _curve_table(curves: Mapping[str, Array], drawn: Sequence[int], names: Sequence[str]) -> Table:
     marks = {drawn[i] for i in _thinned(len(drawn), 7)} if drawn else set()
     titles = {"train": "Training", "validation": "Validation"}
     columns = {"label": "Activation", "epoch": "Epoch", "mark": "", "n": "Trials"}
-    for name in CURVES:
-        split, what = name.split("_")
+    for name in names:
+        split, _, what = name.partition("_")
         columns |= {
-            name: f"{titles[split]} {what}",
+            name: f"{titles[split]} {what.replace('_', ' ')}",
             f"{name}_low": "10 %",
             f"{name}_high": "90 %",
         }
@@ -393,7 +406,7 @@ def _curve_table(curves: Mapping[str, Array], drawn: Sequence[int]) -> Table:
             if n == 0:
                 continue
             row: list[object] = [label, at + 1, int(at in marks), n]
-            for k in range(len(CURVES)):
+            for k in range(len(names)):
                 row += [float(v) for v in summary[at, k, 1:]]
             rows.append(row)
     return table(columns, rows)

@@ -46,6 +46,42 @@ class Shape:
 
 
 @dataclass(frozen=True)
+class Box:
+    """A box in a shown image, in its pixels, and what is written at it."""
+
+    left: float
+    top: float
+    width: float
+    height: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A test image of a detector: ``jpeg`` in base64, ``truth`` what is annotated, ``found`` by activation."""
+
+    name: str
+    width: int
+    height: int
+    jpeg: str
+    truth: Sequence[Box]
+    found: Mapping[str, Sequence[Box]]
+
+
+@dataclass(frozen=True)
+class Detected:
+    """What only a study of detection has."""
+
+    by_class: Mapping[str, Mapping[str, Sequence[float | None]]]
+    """Metric -> activation -> mean over trials for each of ``class_names``; None for a class without an object."""
+    scenes: Sequence[Scene] = ()
+    plans: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Activation -> a line for each call site: what is there."""
+    weights: Sequence[str] = ()
+    """What the backbones started from."""
+
+
+@dataclass(frozen=True)
 class ReportData:
     """Everything that the page, the tables and the LaTeX show. Any part may be empty: the page then says so.
 
@@ -67,6 +103,8 @@ class ReportData:
     reliability: Mapping[str, Sequence[tuple[float, float, int]]] = field(default_factory=dict)
     """Activation -> (mean confidence, accuracy, examples) of each bin of confidence that holds test examples."""
     shapes: Sequence[Shape] = ()
+    detected: Detected | None = None
+    """Of a study of detection alone; the parts on classes and confidence are empty then."""
     printed: Sequence[Mapping[str, object]] = ()
     """The paper's own numbers. Keys: what, value, unit, note; optional: released (the same cell in the authors' logs),
     reduced (true where this study is smaller than the paper's, so that agreement would mean nothing), and activation + metric,

@@ -455,6 +455,24 @@ def _frame(means: list[float], bands: list[float], *, loss: bool) -> tuple[Any, 
     return alt.Scale(domain=[bottom, top], nice=True), "", cut
 
 
+PANELS = (
+    ("train_loss", "Training loss, nats"),
+    ("validation_loss", "Validation loss, nats"),
+    ("train_accuracy", "Training accuracy"),
+    ("validation_accuracy", "Validation accuracy"),
+)
+
+
+def _panels(columns: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """The curves of a detector with their titles: the parts of the loss are those of the network."""
+    titles = {
+        "train_loss": "Training loss",
+        "validation_ap": "Validation AP (COCO)",
+        "validation_ap50": "Validation AP50 (COCO)",
+    }
+    return tuple((c, titles.get(c) or f"Loss: {c.removeprefix('train_loss_').replace('_', ' ')}") for c in columns)
+
+
 def curves(data: ReportData, names: Mapping[str, str], traces: aggregate.Traces) -> Figure | Absent:
     table = traces.curves
     if len(table) == 0:
@@ -462,15 +480,13 @@ def curves(data: ReportData, names: Mapping[str, str], traces: aggregate.Traces)
     drawn = {str(v) for v in table.values("label")}
     look = palette(data, {a: label for a, label in names.items() if label in drawn})
     labels = look.labels
-    panels = (
-        ("train_loss", "Training loss, nats"),
-        ("validation_loss", "Validation loss, nats"),
-        ("train_accuracy", "Training accuracy"),
-        ("validation_accuracy", "Validation accuracy"),
-    )
+    detects = data.detected is not None
+    panels = _panels(traces.columns) if detects else PANELS
     clipped = False
     scales: dict[str, tuple[Any, str]] = {}
-    for pair in (("train_loss", "validation_loss"), ("train_accuracy", "validation_accuracy")):
+    # What is drawn to one scale; the parts of a detector's loss differ by orders of magnitude.
+    shared = [("train_loss", "validation_loss"), ("train_accuracy", "validation_accuracy")]
+    for pair in [(name,) for name, _ in panels] if detects else shared:
         means = [v for name in pair for v in table.numbers(name)]
         bands = [v for name in pair for end in ("_low", "_high") for v in table.numbers(name + end)]
         scale, word, cut = _frame(means, bands, loss="loss" in pair[0])
@@ -502,11 +518,11 @@ def curves(data: ReportData, names: Mapping[str, str], traces: aggregate.Traces)
         charts = []
         for name, title in panels:
             scale, word = scales[name]
-            accuracy = name.endswith("accuracy")
+            accuracy = "loss" not in name
             base = alt.Chart(_source("curves")).transform_calculate(family=look.family())
             x = alt.X(
                 "epoch:Q",
-                title="Epoch" if name.endswith("accuracy") or not two else None,
+                title="Epoch" if name in [n for n, _ in panels[-2:]] or not two else None,
                 axis=alt.Axis(grid=False, tickMinStep=1, tickCount=max(3, inner // 70)),
                 scale=alt.Scale(nice=False),
             )
@@ -555,10 +571,11 @@ def curves(data: ReportData, names: Mapping[str, str], traces: aggregate.Traces)
 
     counts = sorted({int(n) for n in table.numbers("n")})
     n_text = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    what = "The loss, its parts and average precision" if detects else "Loss and accuracy"
     caption = (
-        f"Loss and accuracy per epoch: mean over trials (line), n = {n_text} trials per activation and epoch; "
+        f"{what} per epoch: mean over trials (line), n = {n_text} trials per activation and epoch; "
         f"{BAND_TEXT}, faint until one activation is isolated. Training values are running means of the epoch in "
-        f"training mode (dropout on); validation values are taken after it."
+        f"training mode{'' if detects else ' (dropout on)'}; validation values are taken after it."
     )
     if len(counts) > 1:
         caption += " n falls along the curve where trials stopped early or diverged; the mean is over those still running."
@@ -570,8 +587,7 @@ def curves(data: ReportData, names: Mapping[str, str], traces: aggregate.Traces)
         "curves",
         "Learning curves",
         caption,
-        "Four line charts over epochs: training and validation loss, training and validation accuracy, one line per "
-        "activation.",
+        f"{len(panels)} line charts over epochs, one line per activation: {', '.join(_lower(title) for _, title in panels)}.",
         draw,
         {"curves": table},
     )

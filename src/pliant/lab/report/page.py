@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     Drawn = Mapping[str, Figure | str]
 
 TEMPLATES = Path(__file__).with_name("templates")
-MAIN_METRICS = ("accuracy", "precision", "recall", "f1")
+MAIN_METRICS = ("accuracy", "precision", "recall", "f1", "ap50_voc", "ap50_voc07", "ap", "ap50", "ap75")
 
 
 def build(data: ReportData, directory: Path, drawn: Drawn | None = None) -> Path:
@@ -138,6 +138,7 @@ def render(data: ReportData, drawn: Drawn | None = None) -> str:
         printed=printed_rows(data),
         printed_rule=RULE,
         confused=_confused(data, names),
+        by_class=_by_class(data, names),
         cautions=[w for w in data.verdict.warnings if w not in data.remarks] if data.verdict is not None else [],
         table_name=data.names.get("table", "table"),
         study=json.dumps(data.study, indent=2, ensure_ascii=False, default=str) if data.study else "",
@@ -434,6 +435,32 @@ def _consistent(estimate: Estimate, entry: Mapping[str, object], shown: wording.
     return Cell(
         "consistent" if found.consistent else "not consistent", f"with {'one new run' if found.single else 'our mean'} {ends}"
     )
+
+
+@dataclass(frozen=True)
+class ByClass:
+    """Average precision of each class, a column for each activation."""
+
+    title: str
+    activations: list[str]
+    rows: list[tuple[str, list[Cell]]]
+
+
+def _by_class(data: ReportData, names: Mapping[str, str]) -> list[ByClass]:
+    tables = []
+    for metric, found in data.detected.by_class.items() if data.detected is not None else ():
+        shown = wording.metric(metric)
+        known = [a for a in names if a in found]
+        rows = [
+            (
+                name,
+                [Cell(wording.number(found[a][c], shown.digits, scale=shown.scale), sort=finite(found[a][c])) for a in known],
+            )
+            for c, name in enumerate(data.class_names)
+            if any(found[a][c] is not None for a in known)
+        ]
+        tables.append(ByClass(f"{shown.title}, {shown.unit}", [names[a] for a in known], rows))
+    return tables
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,11 @@ _FRACTIONS = {
     "auc": "AUC",
     "average_precision": "Average precision",
     "ece": "Calibration error",
+    "ap": "AP (COCO)",
+    "ap50": "AP50 (COCO)",
+    "ap75": "AP75 (COCO)",
+    "ap50_voc": "AP (VOC)",
+    "ap50_voc07": "AP (VOC 2007)",
 }
 
 

@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, get_args
 
 from pliant.errors import unknown
-from pliant.lab.metrics import METRICS, UNITS
+from pliant.lab.metrics import KNOWN, UNITS
 from pliant.lab.verdict.paired import check_alpha
 from pliant.lab.verdict.rows import Examples, Rows
 from pliant.lab.verdict.words import Comparison, Estimate, Verdict, VerdictError
@@ -55,7 +55,7 @@ def judge(
             further evidence about other data. Without it, every repeat is taken to be a division of its own.
         activations: canonical specs, in the order of the study, `baseline` among them.
         labels: spec -> name to display; a spec without one is displayed as it is.
-        metric, metrics: the primary metric, and all that are estimated and compared; names of `METRICS`.
+        metric, metrics: the primary metric, and all that are estimated and compared; names of `metrics.KNOWN`.
         margin: differences up to this size do not matter in practice; in units of `metric`, so half a point of accuracy
             is 0.005. It also holds for other metrics of the same unit; one in another unit (loss beside accuracy) has
             no margin, and cannot come out EQUIVALENT unless identical.
@@ -148,8 +148,8 @@ def _check_settings(
     if baseline not in activations:
         raise unknown("activation to be the baseline", baseline, activations)
     for name in wanted:
-        if name not in METRICS:
-            raise unknown("metric", name, METRICS)
+        if name not in KNOWN:
+            raise unknown("metric", name, KNOWN)
     if split not in get_args(Split):
         raise unknown("split", split, get_args(Split))
     most = 1.0 if UNITS[wanted[0]] == "points" else math.inf

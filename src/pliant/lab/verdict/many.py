@@ -20,7 +20,7 @@ from scipy import stats
 from scipy.special import ndtr
 
 from pliant.errors import unknown
-from pliant.lab.metrics import HIGHER_IS_BETTER, METRICS, UNITS
+from pliant.lab.metrics import HIGHER_IS_BETTER, KNOWN, UNITS
 from pliant.lab.verdict.paired import check_alpha, holm
 from pliant.lab.verdict.words import Verdict, VerdictError, Word, amount
 
@@ -131,8 +131,8 @@ def judge_datasets(
     Raises:
         VerdictError: no data set, or settings out of range. UnknownNameError: a baseline, metric or test that does not exist.
     """
-    if metric not in METRICS:
-        raise unknown("metric", metric, METRICS)
+    if metric not in KNOWN:
+        raise unknown("metric", metric, KNOWN)
     if test not in get_args(Test):
         raise unknown("test", test, get_args(Test))
     if baseline not in activations:

@@ -23,6 +23,10 @@ VERSIONS = dict.fromkeys(ALL, 1) | {}
 """Bumped by hand, on the right, when a change alters the numbers that a detector gives; part of a trial's identity."""
 
 
+ANCHORED = frozenset({"yolov2"})
+"""Those that are given anchors, clustered from the boxes they are trained on."""
+
+
 def find(name: str) -> Callable[..., Detector]:
     """The function that builds a detector, by name.
 
@@ -36,6 +40,7 @@ def find(name: str) -> Callable[..., Detector]:
 
 __all__ = [
     "ALL",
+    "ANCHORED",
     "VERSIONS",
     "Detector",
     "Origin",

@@ -1,0 +1,258 @@
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from photographs import painted
+
+from pliant import AReLU
+from pliant.lab import Study, detect, run
+from pliant.lab.average_precision import match, unpack
+from pliant.lab.datasets import Detection
+from pliant.lab.datasets.arrays import DataError
+from pliant.lab.report import build, write_tables
+from pliant.lab.store import DETECTIONS, Store
+from pliant.lab.study import StudyError, plan
+
+TINY = {"name": "yolov2", "options": {"size": 64, "width": 0.1, "prior_images": 0}}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Detection:
+    return painted(tmp_path_factory.mktemp("painted"))
+
+
+def study(data: Detection, **given: Any) -> Study:
+    values: dict[str, Any] = {
+        "name": "tiny",
+        "data": data,
+        "model": TINY,
+        "activations": ["relu", "arelu"],
+        "protocol": {"design": "official", "validation": "official", "repeats": 2},
+        "train": {"epochs": 2, "batch_size": 3, "augment": {"flip": True, "scale": (0.7, 1.4), "photometric": True}},
+    }
+    return Study(**{**values, **given})
+
+
+@pytest.fixture(scope="module")
+def finished(data: Detection, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return run(study(data), store=tmp_path_factory.mktemp("stores") / "store")
+
+
+def test_a_study_of_detection_runs_and_every_row_is_scored(finished: Any) -> None:
+    assert finished.study.metric == "ap"
+    assert finished.counts == {"done": 4, "diverged": 0, "failed": 0, "missing": 0}
+    for row in finished.rows:
+        assert (row["n_train"], row["n_validation"], row["n_test"]) == (6, 2, 4)
+        for part in ("train", "validation", "test"):
+            for metric in ("ap", "ap50", "ap75", "ap50_voc", "ap50_voc07"):
+                assert 0 <= row[f"{part}_{metric}"] <= 1
+                assert 0 <= row[f"{part}_{metric}_last"] <= 1
+        assert row["epochs"] == 2
+        assert row["steps"] == 4
+    again = run(finished.study, store=finished.store.root)
+    assert again.rows == finished.rows, "nothing was trained twice"
+
+
+def test_history_holds_the_parts_of_the_loss(finished: Any) -> None:
+    history = finished.store.trial(finished.rows[0]["key"]).history()
+    assert len(history) == 2
+    for line in history:
+        parts = [v for k, v in line.items() if k.startswith("train_loss_")]
+        assert len(parts) >= 3
+        assert sum(parts) == pytest.approx(line["train_loss"], rel=1e-5)
+        assert {"validation_ap", "validation_ap50"} <= set(line)
+
+
+def test_stored_detections_give_the_score_of_the_row(finished: Any, data: Detection) -> None:
+    for row in finished.rows:
+        saved = finished.store.trial(row["key"]).read(DETECTIONS)
+        index, found, truth = unpack(saved)
+        assert index.tolist() == data.part(2).tolist()
+        assert match(found, truth, 2).score_of("ap50") == row["test_ap50"]
+        assert truth.difficult.sum() == 1
+
+
+def test_the_plan_of_the_swap_and_the_weights_are_in_the_result(finished: Any) -> None:
+    told = finished.store.trial(finished.rows[1]["key"]).result()["detector"]
+    assert told["weights"] == "random"
+    assert sum("AReLU" in line for line in told["plan"]) == 22
+
+
+def test_compared_detectors_start_from_the_same_weights_and_see_the_same_boxes(data: Detection) -> None:
+    relu, arelu = plan(study(data))[:2]
+    one, _ = detect.build(relu, data, study(data).custom)
+    other, made = detect.build(arelu, data, study(data).custom)
+    assert len(made) == 22
+    theirs = other.state_dict()
+    assert all(torch.equal(v, theirs[k]) for k, v in one.state_dict().items())
+    assert detect.anchors_of(relu, data) == detect.anchors_of(arelu, data)
+
+
+def test_the_verdict_resamples_images_and_seeds(finished: Any) -> None:
+    verdict = finished.verdict()
+    assert verdict.metric == "ap"
+    assert verdict.units == 4
+    assert {c.activation for c in verdict.comparisons} == {"arelu"}
+    assert set(verdict.estimates) == {"ap", "ap50", "ap75"}
+
+
+def test_the_report_shows_boxes_classes_losses_and_the_plan(finished: Any, tmp_path: Path) -> None:
+    data = finished.report_data(command="pliant run tiny")
+    page = build(data, tmp_path).read_text()
+    write_tables(data, tmp_path)
+    assert page.count("data:image/jpeg;base64,") == 3, "once for each test image with objects, whatever the activations"
+    assert page.count('<svg viewBox="0 0 64 64"') == 6
+    assert 'class="truth"' in page
+    assert "of each class on the test part" in page
+    assert "The backbones started from: random." in page
+    assert "What was swapped for AReLU" in page
+    assert "Loss: " in page
+    assert "Validation AP50 (COCO)" in page
+    assert 'id="confusion"' not in page
+    assert len(page) < 3_000_000
+    assert "AP (COCO)" in (tmp_path / "table.tex").read_text()
+
+
+class _KilledError(Exception):
+    pass
+
+
+def test_a_killed_trial_goes_on_with_the_same_numbers(data: Detection, tmp_path: Path) -> None:
+    chosen = study(data, activations=[AReLU, "dsrelu"], repeats=1, epochs=3)
+    whole = run(chosen, store=tmp_path / "whole")
+    spec = plan(chosen)[1]
+    trial = Store(tmp_path / "killed").trial(spec.key)
+
+    def kill(row: Mapping[str, float]) -> None:
+        if row["epoch"] == 2:
+            raise _KilledError
+
+    with pytest.raises(_KilledError):
+        detect.train(spec, data, chosen.custom, trial, kill, checkpoint_every=0)
+    assert trial.outcome() == "missing"
+    detect.train(spec, data, chosen.custom, trial)
+    first, second = whole.store.trial(spec.key), trial
+    assert second.result()["provenance"]["resumed_from_epoch"] == 1
+    assert first.read(DETECTIONS) == second.read(DETECTIONS)
+    timed = {"seconds", "seconds_per_epoch"}
+    mine, theirs = ({k: v for k, v in t.result()["row"].items() if k not in timed} for t in (first, second))
+    assert mine == theirs
+    assert [{**e, "seconds": 0} for e in first.history()] == [{**e, "seconds": 0} for e in second.history()]
+
+
+def test_a_detector_that_diverges_is_a_result_that_found_nothing(data: Detection, tmp_path: Path) -> None:
+    wild = study(
+        data, activations=["relu"], repeats=1, train={"epochs": 3, "batch_size": 3, "optimizer": {"name": "sgd", "lr": 1e30}}
+    )
+    result = run(wild, store=tmp_path / "store")
+    assert result.counts["diverged"] == 1
+    assert result.rows[0]["test_ap"] == result.rows[0]["test_ap50_voc"] == 0.0
+    assert result.rows[0]["selected_epoch"] == 0
+
+
+def test_folds_of_images(data: Detection, tmp_path: Path) -> None:
+    folds = study(data, activations=["relu"], protocol={"folds": 3, "repeats": 1, "validation": 0.25}, epochs=1)
+    result = run(folds, store=tmp_path / "store")
+    assert [(r["n_train"], r["n_validation"], r["n_test"]) for r in result.rows] == [(6, 2, 4)] * 3
+
+
+def test_a_grid_of_rates_is_chosen_by_validation_ap(data: Detection, tmp_path: Path) -> None:
+    grid = study(data, activations=["relu"], repeats=1, train={"epochs": 1, "batch_size": 3, "lr_grid": [1e-3, 1e-4]})
+    result = run(grid, store=tmp_path / "store")
+    assert len(result.trial_rows) == 2
+    assert result.rows[0]["validation_ap"] == max(r["validation_ap"] for r in result.trial_rows)
+
+
+def test_a_broken_image_is_named(tmp_path: Path) -> None:
+    data = painted(tmp_path / "images")
+    content = data.paths[4].read_bytes()
+    broken = painted(tmp_path / "images")
+    data.paths[4].write_bytes(content[: len(content) // 2])
+    chosen = study(broken, repeats=1)
+    with pytest.raises(DataError, match=r"004\.jpg"):
+        detect.train(plan(chosen)[0], broken, chosen.custom, Store(tmp_path / "store").trial(plan(chosen)[0].key))
+
+
+@pytest.mark.parametrize(
+    ("given", "part"),
+    [
+        ({"model": "resnet50"}, "faster_rcnn, fcos, yolov2"),
+        ({"metric": "accuracy"}, "no use for metric = 'accuracy'"),
+        ({"thresholds": [0.5]}, "thresholds"),
+        ({"train": {"augment": {"padding": 4}}}, "padding"),
+        ({"train": {"speed": ["compile"]}}, "compile"),
+        ({"protocol": {"design": "official", "groups": True}}, "groups"),
+        ({"protocol": {"design": "official", "normalise": "channels"}}, "normalise"),
+        ({"quirks": ["double_softmax"]}, "double_softmax"),
+        ({"model": {"name": "yolov2", "options": {"wdth": 1.0}}}, "width"),
+        ({"model": {"name": "yolov2", "options": {"weights": "nowhere.pt"}}}, "nowhere.pt"),
+        ({"model": {"name": "yolov2", "options": {"scales": 320}}}, "expected tuple"),
+    ],
+)
+def test_what_detection_has_no_use_for_is_refused(data: Detection, given: dict[str, Any], part: str) -> None:
+    with pytest.raises(StudyError, match=part):
+        plan(study(data, **given))
+
+
+def test_classes_have_no_use_for_detectors() -> None:
+    def one(**given: Any) -> Study:
+        return Study(**{"name": "c", "dataset": "wdbc", "model": "ffnn", "activations": ["relu"], **given})
+
+    with pytest.raises(StudyError, match="is a detector"):
+        plan(one(model="fcos"))
+    with pytest.raises(StudyError, match="is of detection"):
+        plan(one(metric="ap50"))
+    with pytest.raises(StudyError, match="of detection"):
+        plan(one(train={"augment": {"photometric": True}}))
+
+
+def test_the_new_keys_of_a_study_leave_old_trials_their_names() -> None:
+    old = plan(Study(name="c", dataset="wdbc", model="ffnn", activations=["relu"]))[0]
+    # Computed before there was detection.
+    assert old.key == "3580246d8ebf433f44e728c8af0b918193e141a87bc4b24baddf11c0ee3994f4"
+
+
+def test_a_file_of_weights_is_known_by_its_content_and_not_its_place(data: Detection, tmp_path: Path) -> None:
+    detector, _ = detect.build(plan(study(data))[0], data, study(data).custom)
+    keys, chosen = [], None
+    torch.save(detector.backbone.state_dict(), tmp_path / "a.pt")
+    shutil.copy(tmp_path / "a.pt", tmp_path / "b.pt")
+    for name in ("a.pt", "b.pt"):
+        chosen = study(data, model={"name": "yolov2", "options": {**TINY["options"], "weights": str(tmp_path / name)}})
+        keys.append(plan(chosen)[0].key)
+    assert keys[0] == keys[1]
+    assert keys[0] != plan(study(data))[0].key
+    loaded, _ = detect.build(plan(chosen)[0], data, chosen.custom)
+    assert "b.pt" in str(loaded.weights_from)
+    torch.save({k: v + 1 for k, v in detector.backbone.state_dict().items()}, tmp_path / "a.pt")
+    assert (
+        plan(study(data, model={"name": "yolov2", "options": {**TINY["options"], "weights": str(tmp_path / "a.pt")}}))[0].key
+        not in keys
+    )
+
+
+def test_sizes_of_training_come_from_the_study(data: Detection) -> None:
+    chosen = study(data, model={"name": "yolov2", "options": {**TINY["options"], "scales": [32, 96], "every": 1}})
+    spec = type(plan(chosen)[0]).model_validate(json.loads(plan(chosen)[0].model_dump_json()))
+    assert spec.key == plan(chosen)[0].key
+    detector, _ = detect.build(spec, data, chosen.custom)
+    assert {detector.resize_for(0, step) for step in range(30)} == {32, 64, 96}
+
+
+def test_test_images_are_looked_at_once(data: Detection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[int] = []
+    original = detect.Detecting.detect
+
+    def note(self: Any, rows: Any) -> Any:
+        looked.extend(r for r in rows.tolist() if data.parts[r] == 2)
+        return original(self, rows)
+
+    monkeypatch.setattr(detect.Detecting, "detect", note)
+    run(study(data, activations=["relu"], repeats=1, epochs=3), store=tmp_path / "store")
+    assert len(looked) <= 2 * len(data.part(2)), "at the selected and the last epoch"
