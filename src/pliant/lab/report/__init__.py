@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from pliant.lab.report.data import ReportData, Shape, Stage
-from pliant.lab.report.files import write_figures
+from pliant.lab.report.files import figure_files, write_figures
 from pliant.lab.report.page import build, draw
 from pliant.lab.report.tables import write_tables
 
-__all__ = ["ReportData", "Shape", "Stage", "build", "draw", "write_figures", "write_tables"]
+__all__ = ["ReportData", "Shape", "Stage", "build", "draw", "figure_files", "write_figures", "write_tables"]
