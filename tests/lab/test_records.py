@@ -101,7 +101,7 @@ def test_predictions_that_are_too_large_are_left_out_and_said(
     assert not (record.path / "figures").exists()
     # The words are still there, as they were computed.
     assert [c.word for c in record.verdict.comparisons] == [c.word for c in official.verdict().comparisons]
-    assert record.evidence.estimate("relu", "accuracy") == official.verdict().estimates["accuracy"][0]
+    assert record.evidence.estimate("relu", "test_accuracy") == official.verdict().estimates["accuracy"][0]
 
 
 def test_a_changed_row_is_told(folds: Result, tmp_path: Path) -> None:
@@ -157,17 +157,17 @@ def test_an_unfinished_study_is_recorded_as_such_and_an_empty_one_not(folds: Res
 
 def test_estimates_of_any_column(folds: Result) -> None:
     evidence = Evidence.of(folds)
-    accuracy = evidence.estimate("relu", "accuracy")
+    accuracy = evidence.estimate("relu", "test_accuracy")
     assert accuracy == folds.verdict().estimates["accuracy"][0]
     seconds = evidence.estimate("relu", "seconds_per_epoch")
     assert seconds is not None
     assert seconds.n == 4
     assert seconds.low < seconds.mean < seconds.high
-    train = evidence.estimate("relu", "accuracy", "train")
+    train = evidence.estimate("relu", "train_accuracy")
     assert train is not None
     assert train.mean == pytest.approx(np.mean([r["train_accuracy"] for r in folds.rows if r["activation"] == "relu"]))
     assert evidence.estimate("relu", "no_such_column") is None
-    assert evidence.estimate("gelu", "accuracy") is None
+    assert evidence.estimate("gelu", "test_accuracy") is None
 
 
 def test_each_learning_rate_is_kept(tmp_path: Path) -> None:

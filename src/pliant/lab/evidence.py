@@ -125,20 +125,20 @@ class Evidence:
     def _estimates(self) -> dict[tuple[str, str], Estimate]:
         return {}
 
-    def estimate(self, activation: str, metric: str, split: str = "test") -> Estimate | None:
-        """One activation on one metric by itself; None where no row has it.
+    def estimate(self, activation: str, column: str) -> Estimate | None:
+        """One activation on one column of the rows by itself; None where no row has it.
 
         Args:
-            metric: a name of :data:`pliant.lab.metrics.METRICS`, then of the part ``split``, or any numeric column of the rows,
-                such as ``seconds_per_epoch``. The latter has the interval of a mean over folds, and on a fixed split, where
-                seeds do not show what other examples would have done, none.
+            column: ``test_accuracy``, or any other with numbers, such as ``seconds_per_epoch``. What is not a score of the test
+                part has the interval of a mean over folds or splits, and on a fixed split none: there seeds do not show what
+                other examples would have done.
         """
-        name = metric if any(metric in row for row in self.rows) else f"{split}_{metric}"
         rows = [row for row in self.rows if row["activation"] == activation]
-        found = [float(row[name]) for row in rows if isinstance(row.get(name), int | float) and math.isfinite(row[name])]
+        found = numbers_of(rows, column)
         if not found:
             return None
-        if metric in METRICS and split == "test":
+        metric = column.removeprefix("test_")
+        if metric in METRICS and column != metric:
             if self.kept is not None and metric in self.kept.estimates:
                 return next((e for e in self.kept.estimates[metric] if e.activation == activation), None)
             if self.examples is None or metric in JUDGED:
@@ -163,6 +163,11 @@ class Evidence:
 
 def _changes(overrides: Sequence[str]) -> tuple[str, ...]:
     return (f"This is not the study as it is defined; changed: {' '.join(overrides)}.",) if overrides else ()
+
+
+def numbers_of(rows: Sequence[Mapping[str, Any]], column: str) -> list[float]:
+    """The finite numbers in a column."""
+    return [float(v) for row in rows if isinstance(v := row.get(column), int | float) and math.isfinite(v)]
 
 
 def tier_of(study: Any) -> Tier:

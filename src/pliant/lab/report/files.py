@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import csv
 import io
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -67,13 +68,19 @@ def figure_files(
             continue
         name = (names or {}).get(id_, id_)
         if "svg" in kinds or "pdf" in kinds:
-            svg = vl_convert.vegalite_to_svg(specification(figure), config={**CONFIG, "font": FONT})
+            svg = _renumbered(vl_convert.vegalite_to_svg(specification(figure), config={**CONFIG, "font": FONT}))
             if "svg" in kinds:
                 yield f"{name}.svg", svg.encode()
             if "pdf" in kinds:
                 yield f"{name}.pdf", vl_convert.svg_to_pdf(svg)
         if "csv" in kinds:
             yield f"{name}.csv", csv_of(next(iter(figure.tables.values())))
+
+
+def _renumbered(svg: str) -> str:
+    """The converter counts its ids on from one figure to the next; the same figure is to have the same bytes."""
+    seen: dict[str, str] = {}
+    return re.sub(r"\b(clip|gradient_)\d+", lambda m: seen.setdefault(m[0], f"{m[1]}{len(seen)}"), svg)
 
 
 def specification(figure: Figure) -> dict[str, Any]:
