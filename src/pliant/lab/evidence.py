@@ -11,6 +11,7 @@ import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pliant.lab.metrics import METRICS
@@ -34,7 +35,7 @@ class Evidence:
 
     Args:
         name, directory, title, tier: of the study; the tier is that of its definition.
-        origin: where the rows were read. source: the path of the record, empty for a store.
+        origin: where the rows were read. path: of the record; None for a store.
         rows: one flat dict for each activation, repeat and fold, as :attr:`pliant.lab.result.Result.rows`.
         activations, labels, baseline, metric, margin, design: of the study.
         examples: how a row's score varies with its test examples, where the test part is fixed; None elsewhere, or unknown.
@@ -57,7 +58,7 @@ class Evidence:
     examples: Callable[[Mapping[str, object], str], Sampled | None] | None = None
     kept: Verdict | None = None
     remarks: tuple[str, ...] = ()
-    source: str = ""
+    path: Path | None = None
 
     @staticmethod
     def of(result: Result) -> Evidence:
@@ -79,6 +80,11 @@ class Evidence:
             examples=result.sampled if study.protocol.design == "official" else None,
             remarks=(*result.remarks, *_changes(study.overrides)),
         )
+
+    @functools.cached_property
+    def own(self) -> Verdict:
+        """The study's own verdict: as it was kept, or judged now."""
+        return self.kept or self.verdict()
 
     @property
     def counts(self) -> dict[str, int]:

@@ -284,7 +284,7 @@ def read(path: Path) -> Record:
         examples=_Examples(packed, about["task"]) if "predictions.npz" in about["files"] else None,
         kept=verdict,
         remarks=tuple(about["remarks"]),
-        source=path.name,
+        path=path,
     )
     return Record(path, about, study, evidence)
 

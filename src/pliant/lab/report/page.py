@@ -24,6 +24,8 @@ from pliant.lab.report.wording import finite
 from pliant.lab.store import StorageFullError
 
 if TYPE_CHECKING:
+    import jinja2
+
     from pliant.lab.report.figures import Figure
     from pliant.lab.verdict import Comparison, Estimate
 
@@ -88,7 +90,6 @@ def draw(data: ReportData) -> Drawn:
 def render(data: ReportData, drawn: Drawn | None = None) -> str:
     """The page as text."""
     with _lab():
-        import jinja2
         from markupsafe import Markup
 
         from pliant.lab.report import figures
@@ -110,15 +111,8 @@ def render(data: ReportData, drawn: Drawn | None = None) -> str:
     }
     bundle = _bundle() if present else ""
     glue = (TEMPLATES / "report.js").read_text(encoding="utf-8")
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     outcomes = _outcomes(data)
-    return environment.get_template("report.html.j2").render(
+    return environment().get_template("report.html.j2").render(
         data=data,
         names=names,
         verdict=data.verdict,
@@ -145,7 +139,20 @@ def render(data: ReportData, drawn: Drawn | None = None) -> str:
         bundle=Markup(bundle),
         glue=Markup(glue),
         css=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
-        policy=_policy(bundle, glue),
+        policy=policy(bundle, glue),
+    )
+
+
+def environment() -> jinja2.Environment:
+    """What renders the templates: everything is escaped, and nothing may be missing."""
+    with _lab():
+        import jinja2
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
 
 
@@ -166,7 +173,7 @@ def _bundle() -> str:
     return text.replace("</script", "<\\/script").replace("<!--", "<\\!--")
 
 
-def _policy(*scripts: str) -> str:
+def policy(*scripts: str) -> str:
     """A content security policy under which only our own scripts run and nothing is ever fetched.
 
     Vega compiles its expressions, hence 'unsafe-eval'; what is compiled comes from our own specifications, in which
