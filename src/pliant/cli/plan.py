@@ -70,7 +70,7 @@ def plan(
         return
     console = make_console()
     p, rates = chosen.protocol, len(chosen.train.lr_grid)
-    console.print(f"[bold]{plain(chosen.title or chosen.name)}[/]  {plain(chosen.question)}")
+    console.print(f"[bold]{plain(chosen.heading)}[/]  {plain(chosen.question)}")
     console.print(
         f"{len(chosen.activations)} activations x {p.folds} folds x {p.repeats} repeats"
         f"{f' x {rates} learning rates' if rates else ''} = {len(result.trials)} trials; "

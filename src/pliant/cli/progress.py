@@ -103,7 +103,7 @@ class Display:
     def planned(self, study: Study, trials: Sequence[TrialSpec], waiting: Sequence[TrialSpec]) -> None:
         self.waiting, self._labels, self._grid = len(waiting), study.labels, bool(study.train.lr_grid)
         self._began = self._told = time.monotonic()
-        self.console.print(f"[bold]{plain(study.title or study.name)}[/]")
+        self.console.print(f"[bold]{plain(study.heading)}[/]")
         if study.question:
             self.console.print(plain(study.question))
         if study.overrides:

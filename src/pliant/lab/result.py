@@ -24,6 +24,7 @@ from pliant.activation import Activation
 from pliant.coefficients import Learned
 from pliant.lab import curves, papers
 from pliant.lab.datasets import Data
+from pliant.lab.metrics import METRICS
 from pliant.lab.protocol import partition_of, split
 from pliant.lab.recipe import QUIRKS
 from pliant.lab.report import ReportData, Shape, Stage, build, draw, write_figures, write_tables
@@ -167,7 +168,8 @@ class Result:
         """What must be said wherever the numbers are: released quirks, changed arithmetic, what the data are not."""
         quirks, speed = self.study.quirks, self.trials[0].train.speed
         note = self._data.note
-        told = [f"Released quirks on: {'; '.join(f'{q} ({QUIRKS[q]})' for q in quirks)}."] if quirks else []
+        told = [f"Tier {self.study.tier}: {papers.TIERS[self.study.tier]}."] if self.study.tier and self.study.reduced else []
+        told += [f"Released quirks on: {'; '.join(f'{q} ({QUIRKS[q]})' for q in quirks)}."] if quirks else []
         told += [f"Arithmetic changed for speed: {', '.join(speed)}."] if speed else []
         if "test_as_validation" in quirks:
             told.append("The test part chose the epoch, so the test scores are no estimate for new data.")
@@ -197,7 +199,9 @@ class Result:
             VerdictError: the baseline or the metric is not in the study.
         """
         metric = metric or self.study.metric
-        metrics = dict.fromkeys([metric, "accuracy", "precision", "recall", "f1"])
+        # Those that the paper prints stand beside ours.
+        named = [str(entry["metric"]) for entry in papers.context(self.study).printed if entry.get("metric") in METRICS]
+        metrics = dict.fromkeys([metric, "accuracy", "precision", "recall", "f1", *named])
         verdict = judge(
             self.rows,
             activations=self.study.activations,
@@ -272,7 +276,7 @@ class Result:
         histories = _Histories(self.store, [r["key"] for r in self.rows if r["outcome"] in ("done", "diverged")])
         confusions, bins = self._predicted()
         return ReportData(
-            title=(self.study.title or self.study.name) + self._marks(),
+            title=self.study.heading + self._marks(),
             question=self.study.question,
             study=self.study.model_dump(mode="json"),
             rows=self.rows,

@@ -153,6 +153,9 @@ class Study(Frozen):
     train: Train = Train()
     thresholds: tuple[Annotated[float, Field(gt=0, le=1)], ...] = ()
     quirks: tuple[str, ...] = ()
+    tier: Literal["smoke", "lite", "full"] | None = None
+    """The size at which a paper's study is run, see :data:`pliant.lab.papers.TIERS`; None for a study of your own. It changes
+    no number by itself, so it is no part of a trial's identity."""
     overrides: tuple[str, ...] = ()
     """What the command line changed, as written there; shown wherever results are."""
 
@@ -172,12 +175,23 @@ class Study(Frozen):
 
     @property
     def directory(self) -> str:
-        """The study's folder in a store: its name, marked where the command line changed it."""
+        """The study's folder in a store: its name, marked where its size is reduced and where the command line changed it."""
+        name = f"{self.name}.{self.tier}" if self.reduced else self.name
         if not self.overrides:
-            return self.name
-        values = self.model_dump(mode="json", exclude={"overrides", "title", "question"})
+            return name
+        values = self.model_dump(mode="json", exclude={"overrides", "title", "question", "tier"})
         values["activations"] = sorted(self.activations)
-        return f"{self.name}.{hashlib.sha256(canonical(values).encode()).hexdigest()[:8]}"
+        return f"{name}.{hashlib.sha256(canonical(values).encode()).hexdigest()[:8]}"
+
+    @property
+    def reduced(self) -> bool:
+        """Whether it is smaller than what its paper did, by its tier."""
+        return self.tier in ("smoke", "lite")
+
+    @property
+    def heading(self) -> str:
+        """What to call the study above its results: its title, and its tier where that is a reduced one."""
+        return (self.title or self.name) + (f" ({self.tier} tier, reduced)" if self.reduced else "")
 
     @property
     def labels(self) -> dict[str, str]:

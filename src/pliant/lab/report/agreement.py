@@ -45,10 +45,10 @@ class Agreement:
 
 def agreement(estimate: Estimate, entry: Mapping[str, object], shown: Metric, alpha: float) -> Agreement | None:
     """How an entry of ``ReportData.printed`` goes with our estimate; None where that cannot be said: fewer than two trials,
-    no number, or a unit that is not the metric's."""
+    no number, a unit that is not the metric's, or a study at a reduced size."""
     printed = in_units(finite(entry.get("value")), str(entry.get("unit") or ""), shown)
     mean, sd = finite(estimate.mean), finite(estimate.sd)
-    if printed is None or mean is None or sd is None or estimate.n < 2:
+    if printed is None or mean is None or sd is None or estimate.n < 2 or entry.get("reduced"):
         return None
     single = entry.get("runs") == 1
     if single:

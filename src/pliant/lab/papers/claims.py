@@ -1,0 +1,79 @@
+"""What the papers claim, what their own evidence says about it, and the experiment that would settle it."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pliant.errors import unknown
+from pliant.lab.papers.files import FILES, sections
+
+__all__ = ["EVIDENCE", "Claim", "ClaimTest", "claims"]
+
+EVIDENCE: dict[str, str] = {
+    "OK": "the paper's own numbers, or algebra, support it",
+    "PART": "they support a part of it",
+    "NO": "they contradict it",
+    "OPEN": "there is no usable evidence",
+}
+
+
+@dataclass(frozen=True)
+class ClaimTest:
+    """How the verdict on a claim follows from the rows of a study."""
+
+    study: str
+    contender: str
+    """The spec of the activation that the claim is about."""
+    against: str
+    """The spec it is compared with, or ``best``: the best of all others, by ``metric``."""
+    metric: str
+    """A column of the rows, for example ``test_accuracy`` or ``gap_matched``."""
+    direction: Literal["higher", "lower"]
+    """Where the contender is to stand for the claim to hold."""
+    margin: float
+    """Differences up to this size count as equal, in units of the metric."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim of a paper that can be checked."""
+
+    number: int
+    paper: Literal["dsrelu", "srelu", "aaf", "all"]
+    title: str
+    evidence_status: Literal["OK", "PART", "NO", "OPEN"]
+    """On the paper's own evidence; see ``EVIDENCE``."""
+    evidence: str
+    experiment: str
+    studies: tuple[str, ...] = ()
+    """Whose rows speak about it."""
+    test: ClaimTest | None = None
+    """None where no single comparison of rows settles it; one of the next two then says why."""
+    settled_by: str | None = None
+    """The test or the page of this project that settles it, from the root of the repository."""
+    not_yet: str | None = None
+    """What the lab cannot express, in words; or what of the rows has to be looked at by hand."""
+
+
+@functools.cache
+def _all() -> tuple[Claim, ...]:
+    return tuple(sorted((_claim(paper, dict(c)) for paper in FILES for c in sections(paper, "claim")), key=lambda c: c.number))
+
+
+def _claim(paper: str, values: dict[str, Any]) -> Claim:
+    test = values.pop("test", None)
+    studies = tuple(values.pop("studies", ()))
+    return Claim(paper=paper, studies=studies, test=ClaimTest(**test) if test else None, **values)  # type: ignore[arg-type]
+
+
+def claims(paper: str | None = None) -> list[Claim]:
+    """The claims of one paper, of ``"all"`` together, or (None) every one of the 70, by number.
+
+    Raises:
+        UnknownNameError: there is no such paper.
+    """
+    if paper is not None and paper not in FILES:
+        raise unknown("paper", paper, FILES)
+    return [c for c in _all() if paper in (None, c.paper)]
