@@ -226,7 +226,11 @@ def spreads() -> list[list[str]]:
     return [
         ["how many", str(n), ""],
         ["smallest, median, largest", f"{found[0]:.2e}, {median:.2e}, {found[-1]:.2e}", "as printed"],
-        ["their square roots", ", ".join(f"{math.sqrt(x):.4f}" for x in (found[0], median, found[-1])), "if they are variances"],
+        [
+            "their square roots",
+            ", ".join(f"{math.sqrt(x):.4f}" for x in (found[0], median, found[-1])),
+            "if they are variances",
+        ],
         ["accuracy of one batch of 64 at 85 %", f"{tested:.3f}", "standard deviation by chance alone, sqrt(0.85 x 0.15 / 64)"],
     ]
 
@@ -305,7 +309,11 @@ def claim_rows(paper: str, known_: Known) -> list[list[str]]:
         finding = answer.finding
         if finding is not None:
             evidence: Evidence | None = known_.best(claim.test.study) if claim.test else None
-            where = f"[`{finding.directory}`](../../records/{finding.directory})" if evidence and evidence.path else finding.directory
+            where = (
+                f"[`{finding.directory}`](../../records/{finding.directory})"
+                if evidence and evidence.path
+                else finding.directory
+            )
             ours = f"**{finding.label}**: {finding.sentence} ({finding.verdict.lower() or 'no verdict'}; {where})"
         elif answer.state == "settled":
             ours = f"settled by algebra or a test: `{claim.settled_by}`"
@@ -329,21 +337,35 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 BLOCKS: dict[str, Callable[[str], str]] = {
     "slopes": lambda _: table(["constants of", "a", "b", "k", "s(0)", "s(1/2)", "s(1)", "t where s = 1"], slopes()),
     "stems": lambda _: table(
-        ["run", "if its constants were of", "batches an epoch", "epochs", "t at the end", "slope of the blocks", "of the stem at the end"]
+        [
+            "run",
+            "if its constants were of",
+            "batches an epoch",
+            "epochs",
+            "t at the end",
+            "slope of the blocks",
+            "of the stem at the end",
+        ]
         + ["moved by", "1/s"],
         stems(),
     ),
     "epochs": lambda _: table(
-        ["run", "activation", "epochs", "five epochs of the highest score of any kind", "are the table's rows", "lowest val. loss at"]
+        [
+            "run",
+            "activation",
+            "epochs",
+            "five epochs of the highest score of any kind",
+            "are the table's rows",
+            "lowest val. loss at",
+        ]
         + ["their mean val. accuracy", "best val. accuracy of the run"],
         rows_that_are_epochs(),
     ),
     "leads": lambda _: table(
-        ["DSReLU's lead over the best other", "rows of the table", "best epoch of each", "epoch of lowest validation loss"], leads()
+        ["DSReLU's lead over the best other", "rows of the table", "best epoch of each", "epoch of lowest validation loss"],
+        leads(),
     ),
-    "equal": lambda _: table(
-        ["run", "at train accuracy", "DSReLU", "Mish", "ReLU", "Tanh", "LeakyReLU"], at_equal_training()
-    ),
+    "equal": lambda _: table(["run", "at train accuracy", "DSReLU", "Mish", "ReLU", "Tanh", "LeakyReLU"], at_equal_training()),
     "seconds": lambda _: table(["run", "activation", "table 4, s", "mean of the log, s", "log minus table, s"], seconds()),
     "slower": lambda _: table(
         ["run", "DSReLU, an epoch", "ReLU, an epoch", "DSReLU over ReLU", "epochs", "whole training takes"], slower()
@@ -351,9 +373,7 @@ BLOCKS: dict[str, Callable[[str], str]] = {
     "bounds": lambda _: table(["classes", "least", "uniform output", "most", "ordinary cross-entropy"], bounds()),
     "adaptive": lambda _: table(["printed value", "cells", "not in"], adaptive_cells()),
     "spreads": lambda _: table(["", "value", ""], spreads()),
-    "resolution": lambda _: table(
-        ["test part", "examples", "one example, points", "chance alone (sd), points"], resolution()
-    ),
+    "resolution": lambda _: table(["test part", "examples", "one example, points", "chance alone (sd), points"], resolution()),
     "results": results,
     "claims": lambda paper: table(["no.", "claim", "the paper's own numbers", "ours"], claim_rows(paper, known())),
 }

@@ -73,7 +73,7 @@ def test_rows_come_back_digit_for_digit(folds: Result, kept: Record) -> None:
 
 
 def test_the_verdict_follows_from_the_rows_alone(folds: Result, kept: Record) -> None:
-    again = dataclasses.replace(kept.evidence, kept=None).verdict(metrics=[m for m in kept.verdict.estimates])
+    again = dataclasses.replace(kept.evidence, kept=None).verdict(metrics=list(kept.verdict.estimates))
     assert near(dataclasses.asdict(again), dataclasses.asdict(kept.verdict))
     own = folds.verdict()
     assert near(dataclasses.asdict(own)["comparisons"], dataclasses.asdict(kept.verdict)["comparisons"])

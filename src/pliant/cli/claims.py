@@ -24,7 +24,9 @@ STYLES = {"SUPPORTED": "green", "REFUTED": "red", "UNDECIDED": "yellow"}
 
 RecordsOption = Annotated[
     Path | None,
-    typer.Option("--records", help="A folder of records, for what the store has not; default: records/ here or in the repository."),
+    typer.Option(
+        "--records", help="A folder of records, for what the store has not; default: records/ here or in the repository."
+    ),
 ]
 
 
@@ -93,7 +95,9 @@ def _lines(answer: Answer, width: int) -> Iterator[str]:
     yield from _wrapped(f"{claim.number:3d}  ", claim.title, width, style="bold")
     yield from _part("paper", claim.evidence_status, claim.evidence, width)
     if finding is not None:
-        told = f"{finding.sentence} [{finding.verdict}; {finding.directory}, from the {finding.origin}]" if finding.verdict else ""
+        told = (
+            f"{finding.sentence} [{finding.verdict}; {finding.directory}, from the {finding.origin}]" if finding.verdict else ""
+        )
         rest = f" {finding.unfinished} trials of it have no result." if finding.unfinished else ""
         yield from _part("ours", finding.label, (told or finding.sentence) + rest, width, STYLES[finding.word])
     elif answer.state == "settled":

@@ -33,12 +33,19 @@ DEFAULT_STORE = Path("pliant-store")
 
 
 def chosen_study(
-    name: str, activations: Sequence[str] | None, folds: int | None, repeats: int | None, changes: Sequence[str] | None
+    name: str,
+    activations: Sequence[str] | None,
+    folds: int | None,
+    repeats: int | None,
+    changes: Sequence[str] | None,
+    tier: str | None = None,
 ) -> Study:
     from pliant.lab import papers
-    from pliant.lab.study import Study
+    from pliant.lab.study import Study, StudyError
 
-    study = Study.from_toml(Path(name)) if name.endswith(".toml") else papers.study(name)
+    if name.endswith(".toml") and tier:
+        raise StudyError(f"--tier {tier} belongs to a study of a paper, and {name} is a file. Leave it out.")
+    study = Study.from_toml(Path(name)) if name.endswith(".toml") else papers.study(name, tier or "full")
     shorthand = [f"protocol.{k}={v}" for k, v in (("folds", folds), ("repeats", repeats)) if v is not None]
     return study.override([*shorthand, *(changes or [])]).only(activations or [])
 

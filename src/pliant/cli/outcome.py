@@ -38,7 +38,7 @@ def stored(study: Study, store: Path, *, create: bool = True) -> Result:
 
 def command_of(result: Result, name: str, baseline: str | None) -> str:
     """What gives the same result in any store: no paths of this machine, no options that only concern the screen."""
-    words = ["pliant", "run", Path(name).name]
+    words = ["pliant", "run", Path(name).name, *(["--tier", str(result.study.tier)] if result.study.reduced else [])]
     for change in result.study.overrides:
         words += ["-a", change[3:]] if change.startswith("-a ") else ["--set", change]
     return shlex.join([*words, *(["--baseline", baseline] if baseline else [])])

@@ -19,6 +19,7 @@ def record(
     repeats: Repeats = None,
     changes: Changes = None,
     store: StoreOption = DEFAULT_STORE,
+    tier: Annotated[str | None, typer.Option(help="The tier of a paper's study that was run: smoke, lite or full.")] = None,
     into: Annotated[Path, typer.Option(help="The folder of records; a folder for the study is made in it.")] = Path("records"),
 ) -> None:
     """Write what is in the store of a study as a record: rows, verdict, environment, command and figures, without weights.
@@ -28,7 +29,7 @@ def record(
     """
     from pliant.lab import records
 
-    result = stored(chosen_study(study, activation, folds, repeats, changes), store)
+    result = stored(chosen_study(study, activation, folds, repeats, changes, tier), store)
     path = records.write(result, into, command=command_of(result, study, None))
     console, kept = make_console(), records.read(path)
     files = [p for p in path.rglob("*") if p.is_file()]

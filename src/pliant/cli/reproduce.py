@@ -7,7 +7,7 @@ import sys
 import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 import typer
 from rich.console import Console
@@ -20,6 +20,8 @@ from pliant.cli.outcome import incomplete
 from pliant.cli.progress import Display
 from pliant.errors import PliantError
 
+Tier = Literal["smoke", "lite", "full"]
+
 if TYPE_CHECKING:
     from pliant.lab.reproduction import Task
 
@@ -27,12 +29,13 @@ if TYPE_CHECKING:
 def reproduce(
     chosen: Annotated[list[str], typer.Argument(metavar="PAPER...", help="dsrelu, srelu, aaf: one or more.")],
     tier: Annotated[
-        str | None, typer.Option(help="smoke (minutes, shows that it runs), lite (reduced) or full (the paper's own size).")
+        Tier | None, typer.Option(help="smoke (minutes, shows that it runs), lite (reduced) or full (the paper's own size).")
     ] = None,
     store: StoreOption = DEFAULT_STORE,
     on: Annotated[str, typer.Option(help="Where trials run: serial, local (a process per core), local:4.")] = "local",
     only: Annotated[
-        list[str] | None, typer.Option("--only", metavar="GROUP", help="Only this table, figure or study, e.g. --only aaf-table1.")
+        list[str] | None,
+        typer.Option("--only", metavar="GROUP", help="Only this table, figure or study, e.g. --only aaf-table1."),
     ] = None,
     recorded: RecordsOption = None,
     no_run: Annotated[bool, typer.Option("--no-run", help="Train nothing; write the page from what is there.")] = False,
@@ -65,16 +68,17 @@ def reproduce(
         console.rule("not run", style="dim")
         for name, why in skipped.items():
             console.print(f"[yellow]{plain(name)}:[/] {plain(why)}", soft_wrap=True)
-    console.print(f"\n[bold]{tier} tier[/]: {len(planned) - len(skipped)} of {len(planned)} studies; page: {plain(str(page))}", soft_wrap=True)
+    console.print(
+        f"\n[bold]{tier} tier[/]: {len(planned) - len(skipped)} of {len(planned)} studies; page: {plain(str(page))}",
+        soft_wrap=True,
+    )
     if open_page:
         webbrowser.open(page.resolve().as_uri())
     if lacking:
         raise typer.Exit(1)
 
 
-def _run(
-    task: Task, i: int, of: int, skipped: dict[str, str], console: Console, store: Path, on: str, quiet: bool
-) -> bool:
+def _run(task: Task, i: int, of: int, skipped: dict[str, str], console: Console, store: Path, on: str, quiet: bool) -> bool:
     """Run one study; whether trials of it failed."""
     from pliant.lab import run
     from pliant.lab.store import StorageFullError
@@ -95,12 +99,14 @@ def _run(
         return False
     given = [c.word for c in verdict.comparisons]
     told = ", ".join(f"{given.count(w)} {w}" for w in dict.fromkeys(given))
-    console.print(f"{result.counts['done']} of {len(result.trials)} trials done; against {plain(verdict.baseline_label)}: {told}")
+    console.print(
+        f"{result.counts['done']} of {len(result.trials)} trials done; against {plain(verdict.baseline_label)}: {told}"
+    )
     return incomplete(result)
 
 
 def _write(
-    names: Sequence[str], tier: str, only: Sequence[str], store: Path, recorded: Path | None, skipped: dict[str, str]
+    names: Sequence[str], tier: Tier, only: Sequence[str], store: Path, recorded: Path | None, skipped: dict[str, str]
 ) -> Path:
     from pliant.lab import reproduction
 
@@ -119,12 +125,12 @@ def _costs(names: Sequence[str], only: Sequence[str], store: Path, recorded: Pat
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
     for column in ("tier", "studies", "trials", "done", "time of the rest, one process"):
         table.add_column(column, justify="left" if column[0] == "t" and column != "trials" else "right")
-    for tier in TIERS:
+    for tier in get_args(Tier):
         found = [t for t in tasks(names, tier, only) if t.study is not None]
         done = seconds = 0.0
         unknown_ = 0
         for task in found:
-            seen = known.at(task.name, tier)  # type: ignore[arg-type]
+            seen = known.at(task.name, tier)
             took = [r["seconds"] for r in seen.rows if r.get("seconds")] if seen is not None else []
             done += len(took)
             if took:

@@ -33,7 +33,7 @@ from pliant.lab.store import Store
 from pliant.lab.study import Study
 from pliant.lab.verdict import Comparison, Verdict, VerdictError, judge
 
-__all__ = ["DECIDED", "Finding", "Known", "Settled", "cost", "decide", "settle"]
+__all__ = ["DECIDED", "Answer", "Finding", "Known", "Settled", "cost", "decide", "settle", "size_of", "tally"]
 
 State = Literal["decided", "settled", "open", "not run"]
 Settled = Literal["SUPPORTED", "REFUTED", "UNDECIDED"]
@@ -168,7 +168,7 @@ def cost(name: str, tier: Tier | None = None) -> tuple[str, int]:
     """The command that runs a study, and how many trials it has. Without a tier, or without one of that name: at full size."""
     if name not in papers.studies():
         return "", 0
-    study = papers.study(name, tier if tier in papers.tiers(name) else "full")  # type: ignore[arg-type]
+    study = papers.study(name, tier if tier in papers.tiers(name) else "full")
     return f"pliant run {name}{f' --tier {study.tier}' if study.tier else ''}", size_of(study)
 
 
@@ -243,9 +243,7 @@ def _verdict(test: ClaimTest, evidence: Evidence, contender: str, alpha: float) 
     return _of_a_column(test, evidence, contender, rivals, alpha)
 
 
-def _of_a_column(
-    test: ClaimTest, evidence: Evidence, contender: str, rivals: Sequence[str], alpha: float
-) -> Verdict | None:
+def _of_a_column(test: ClaimTest, evidence: Evidence, contender: str, rivals: Sequence[str], alpha: float) -> Verdict | None:
     """A verdict on what is not a score of the test part: times, gaps, areas. As a score without steps, the lower the better,
     over the folds; seeds on one fixed split count as such, since what other test examples would say is not in question."""
     if not numbers_of(evidence.rows, test.metric):
@@ -324,12 +322,7 @@ def _size(value: float, *, points: bool) -> str:
 
 def tally(answers: Sequence[Answer]) -> Iterator[tuple[str, int]]:
     """How many claims stand where, in words, in a fixed order."""
-    told = {
-        "decided": lambda a: a.finding.label if a.finding else "",
-        "settled": lambda a: "settled by algebra or a test",
-        "open": lambda a: "no single comparison settles it",
-        "not run": lambda a: "not run",
-    }
-    names = [told[a.state](a) for a in answers]
-    for name in dict.fromkeys(sorted(names)):
+    words = {"settled": "settled by algebra or a test", "open": "no single comparison settles it", "not run": "not run"}
+    names = [a.finding.label if a.finding is not None else words[a.state] for a in answers]
+    for name in sorted(set(names)):
         yield name, names.count(name)

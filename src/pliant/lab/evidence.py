@@ -19,6 +19,7 @@ from pliant.lab.verdict import Estimate, Sampled, Verdict, expected_precision, j
 
 if TYPE_CHECKING:
     from pliant.lab.result import Result
+    from pliant.lab.study import Study
 
 __all__ = ["JUDGED", "Evidence", "Origin", "Tier"]
 
@@ -67,7 +68,7 @@ class Evidence:
         return Evidence(
             name=study.name,
             directory=study.directory,
-            title=study.title or study.name,
+            title=study.heading,
             tier=tier_of(study),
             origin="store",
             rows=result.rows,
@@ -156,8 +157,18 @@ class Evidence:
         if len(found) > 1 and sizes is not None and self.design != "official":
             half = expected_precision(1, len(found), *sizes, sd)
             low, high = mean - half, mean + half
-        tally = [outcomes.count(o) for o in ("diverged", "failed", "missing")]
-        return Estimate(activation, self.labels.get(activation, activation), len(found), *tally, mean, low, high, sd)
+        return Estimate(
+            activation,
+            self.labels.get(activation, activation),
+            n=len(found),
+            diverged=outcomes.count("diverged"),
+            failed=outcomes.count("failed"),
+            missing=outcomes.count("missing"),
+            mean=mean,
+            low=low,
+            high=high,
+            sd=sd,
+        )
 
     def _judged(self, activation: str, metric: str) -> Estimate:
         known = self._estimates
@@ -176,7 +187,6 @@ def numbers_of(rows: Sequence[Mapping[str, Any]], column: str) -> list[float]:
     return [float(v) for row in rows if isinstance(v := row.get(column), int | float) and math.isfinite(v)]
 
 
-def tier_of(study: Any) -> Tier:
+def tier_of(study: Study) -> Tier:
     """The tier of a study; one that names none is at its full size."""
-    tier: Tier | None = getattr(study, "tier", None)
-    return tier or "full"
+    return study.tier or "full"

@@ -155,7 +155,7 @@ def _about(result: Result, command: str, left_out: Sequence[str]) -> dict[str, A
         "directory": study.directory,
         "tier": tier_of(study),
         "paper": study.paper,
-        "title": study.title or study.name,
+        "title": study.heading,
         "question": study.question,
         "command": command,
         "changes": list(study.overrides),
@@ -409,5 +409,3 @@ def write_index(root: Path) -> Path:
     target = Path(root) / "README.md"
     write_whole(target, index(root).encode())
     return target
-
-

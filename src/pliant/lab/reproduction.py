@@ -80,15 +80,17 @@ def _task(name: str, tier: str) -> Task:
     sizes = papers.tiers(name)
     if tier not in sizes:
         return Task(name, None, f"it has no {tier} tier, only {listed(sizes)}")
-    return Task(name, papers.study(name, tier))  # type: ignore[arg-type]
+    return Task(name, papers.study(name, tier))
 
 
-def write(chosen: Sequence[str], tier: Tier, known: Known, target: Path, *, command: str, skipped: Mapping[str, str] = {}) -> Path:
+def write(
+    chosen: Sequence[str], tier: Tier, known: Known, target: Path, *, command: str, skipped: Mapping[str, str] = {}
+) -> Path:
     """Write the page of papers at a tier from what is known, and give its path.
 
     Args:
-        target: where to, for example ``<store>/reproduce/<papers>.<tier>/index.html``; the studies' own reports are linked where
-            they lie. command: what makes the page again. skipped: studies that could not be run just now, and why.
+        target: where to, for example ``<store>/reproduce/<papers>.<tier>/index.html``; the studies' own reports are linked
+            where they lie. command: what makes the page again. skipped: studies that could not be run just now, and why.
     """
     return page.build(page_of(chosen, tier, known, target, command=command, skipped=skipped), target)
 
@@ -125,7 +127,10 @@ class _Desk:
             about,
             tuple(self.part(group) for group in papers.groups().values() if group.paper == name),
             tuple(self.claim(settle(claim, self.known, self.tier)) for claim in papers.claims(name)),
-            tuple({"id": d.id, "as_written": d.as_written, "as_released": d.as_released, "here": d.here} for d in papers.deviations(name)),
+            tuple(
+                {"id": d.id, "as_written": d.as_written, "as_released": d.as_released, "here": d.here}
+                for d in papers.deviations(name)
+            ),
         )
 
     def part(self, group: Group) -> Part:
@@ -147,13 +152,27 @@ class _Desk:
             return Member(name, name, 0, 0, "", why=task.why)
         found = self.known.at(name, self.tier)
         if found is None:
-            why = self.skipped.get(name) or f"no result yet; pliant run {name} --tier {self.tier} ({counted(task.trials, 'trial')})"
+            why = (
+                self.skipped.get(name)
+                or f"no result yet; pliant run {name} --tier {self.tier} ({counted(task.trials, 'trial')})"
+            )
             return Member(name, task.study.title or name, task.trials, 0, "", why=why)
         given = [c.word for c in found.own.comparisons]
         words = listed([f"{given.count(w)} {w.lower()}" for w in dict.fromkeys(given)])
-        against = f"against {found.labels.get(found.baseline, found.baseline)} on {found.metric.replace('_', ' ')}: {words}" if words else ""
+        against = (
+            f"against {found.labels.get(found.baseline, found.baseline)} on {found.metric.replace('_', ' ')}: {words}"
+            if words
+            else ""
+        )
         return Member(
-            name, found.title, len(found.rows), found.scored, found.origin, self.link(found), words=against, remarks=found.remarks
+            name,
+            found.title,
+            len(found.rows),
+            found.scored,
+            found.origin,
+            self.link(found),
+            words=against,
+            remarks=found.remarks,
         )
 
     def link(self, found: Evidence) -> str:
@@ -251,7 +270,11 @@ class _Desk:
         fate = {"settled": "settled by algebra or a test", "open": "open", "not run": "not run"}.get(answer.state, "")
         if finding is not None:
             rest = f" {counted(finding.unfinished, 'row')} of the study without a result." if finding.unfinished else ""
-            told, word, fate = f"{finding.sentence} ({finding.verdict or 'no verdict'}; {finding.directory}).{rest}", finding.word, finding.label
+            told, word, fate = (
+                f"{finding.sentence} ({finding.verdict or 'no verdict'}; {finding.directory}).{rest}",
+                finding.word,
+                finding.label,
+            )
             found = self.known.at(answer.claim.test.study, finding.tier) if answer.claim.test else None
             link = self.link(found) if found is not None else ""
         elif answer.state == "settled":

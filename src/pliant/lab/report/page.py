@@ -112,34 +112,38 @@ def render(data: ReportData, drawn: Drawn | None = None) -> str:
     bundle = _bundle() if present else ""
     glue = (TEMPLATES / "report.js").read_text(encoding="utf-8")
     outcomes = _outcomes(data)
-    return environment().get_template("report.html.j2").render(
-        data=data,
-        names=names,
-        verdict=data.verdict,
-        headline=wording.headline(data.verdict) if data.verdict is not None else None,
-        level=figures.level(data.verdict.alpha) if data.verdict is not None else "95 %",
-        margin=wording.margin(data.verdict) if data.verdict is not None else "",
-        unit=wording.metric(data.verdict.metric).points if data.verdict is not None else "",
-        findings=_findings(data, names),
-        main=main_table(data),
-        secondary=_secondary(data, names),
-        figures={id_: None if isinstance(f, str) else f for id_, f in drawn.items()},
-        absent={id_: f for id_, f in drawn.items() if isinstance(f, str)},
-        numbers={id_: i + 1 for i, id_ in enumerate(present)},
-        troubles=_troubles(data, names),
-        outcomes=outcomes,
-        status=_status(outcomes),
-        printed=printed_rows(data),
-        printed_rule=RULE,
-        confused=_confused(data, names),
-        cautions=[w for w in data.verdict.warnings if w not in data.remarks] if data.verdict is not None else [],
-        table_name=data.names.get("table", "table"),
-        study=json.dumps(data.study, indent=2, ensure_ascii=False, default=str) if data.study else "",
-        payload=Markup(in_script(payload)),
-        bundle=Markup(bundle),
-        glue=Markup(glue),
-        css=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
-        policy=policy(bundle, glue),
+    return (
+        environment()
+        .get_template("report.html.j2")
+        .render(
+            data=data,
+            names=names,
+            verdict=data.verdict,
+            headline=wording.headline(data.verdict) if data.verdict is not None else None,
+            level=figures.level(data.verdict.alpha) if data.verdict is not None else "95 %",
+            margin=wording.margin(data.verdict) if data.verdict is not None else "",
+            unit=wording.metric(data.verdict.metric).points if data.verdict is not None else "",
+            findings=_findings(data, names),
+            main=main_table(data),
+            secondary=_secondary(data, names),
+            figures={id_: None if isinstance(f, str) else f for id_, f in drawn.items()},
+            absent={id_: f for id_, f in drawn.items() if isinstance(f, str)},
+            numbers={id_: i + 1 for i, id_ in enumerate(present)},
+            troubles=_troubles(data, names),
+            outcomes=outcomes,
+            status=_status(outcomes),
+            printed=printed_rows(data),
+            printed_rule=RULE,
+            confused=_confused(data, names),
+            cautions=[w for w in data.verdict.warnings if w not in data.remarks] if data.verdict is not None else [],
+            table_name=data.names.get("table", "table"),
+            study=json.dumps(data.study, indent=2, ensure_ascii=False, default=str) if data.study else "",
+            payload=Markup(in_script(payload)),
+            bundle=Markup(bundle),
+            glue=Markup(glue),
+            css=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
+            policy=policy(bundle, glue),
+        )
     )
 
 

@@ -18,7 +18,20 @@ from pliant.lab.report.page import Cell, environment, policy, write_whole
 if TYPE_CHECKING:
     from pliant.lab.verdict import Estimate
 
-__all__ = ["ClaimRow", "Curve", "Drawing", "Member", "Number", "Ours", "Paper", "Part", "Reproduction", "Summary", "build", "render"]
+__all__ = [
+    "ClaimRow",
+    "Curve",
+    "Drawing",
+    "Member",
+    "Number",
+    "Ours",
+    "Paper",
+    "Part",
+    "Reproduction",
+    "Summary",
+    "build",
+    "render",
+]
 
 LARGEST = 2_800_000
 """Bytes up to which figures are put into the page; further ones are named, and stand in their study's own report."""
@@ -185,7 +198,9 @@ def render(data: Reproduction) -> str:
         for part in paper.parts:
             for i, drawing in enumerate(part.drawings):
                 if drawing.svg and used + len(drawing.svg) > LARGEST:
-                    drawings[part.id, i] = "Left out here, because the page would be too large; it is in the study's own report."
+                    drawings[part.id, i] = (
+                        "Left out here, because the page would be too large; it is in the study's own report."
+                    )
                     continue
                 used += len(drawing.svg)
                 # Two drawings may use the same ids; in one document each needs its own.
