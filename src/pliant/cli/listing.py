@@ -34,6 +34,8 @@ def list_(
 
 
 def _cell(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{k} {v:,}" for k, v in value.items())
     if isinstance(value, list):
         return ", ".join(value)
     return "" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
@@ -60,6 +62,25 @@ def _listing(what: str) -> list[dict[str, Any]]:
             row |= {"for": f"{'x'.join(map(str, shape))} to {outputs}", **size._asdict()}
         return {**row, "options": options_of(function)}
 
+    def study_row(name: str) -> dict[str, Any]:
+        whole = papers.study(name)
+        sizes = {}
+        for tier in papers.tiers(name):
+            s = papers.study(name, tier)
+            sizes[tier] = len(s.activations) * s.protocol.folds * s.protocol.repeats * max(1, len(s.train.lr_grid))
+        return {"name": name, "kind": "study", "what": whole.question, "trials by tier": sizes, "studies": []}
+
+    def group_row(group: papers.Group) -> dict[str, Any]:
+        what = f"{group.title}: {group.shows}"
+        planned = [f"{name} (not there yet)" for name in group.planned]
+        return {
+            "name": group.name,
+            "kind": "table or figure",
+            "what": what,
+            "trials by tier": {},
+            "studies": [*group.studies, *planned],
+        }
+
     known: dict[str, Callable[[], list[dict[str, Any]]]] = {
         "activations": lambda: [
             {"name": e.name, "what": e.summary, "variants": sorted(e.variants), "aliases": list(e.aliases), "source": e.source}
@@ -79,12 +100,8 @@ def _listing(what: str) -> list[dict[str, Any]]:
             for n, d in datasets.ALL.items()
         ],
         "studies": lambda: [
-            {
-                "name": n,
-                "question": s.question,
-                "trials": len(s.activations) * s.protocol.folds * s.protocol.repeats * max(1, len(s.train.lr_grid)),
-            }
-            for n, s in papers.studies().items()
+            *(study_row(n) for n in papers.studies()),
+            *(group_row(g) for g in papers.groups().values()),
         ],
         "executors": lambda: [{"name": n, "what": first_line(sys.modules[e.__module__])} for n, e in executors.ALL.items()],
     }

@@ -13,8 +13,17 @@ from pliant.errors import unknown
 if TYPE_CHECKING:
     from pliant.lab import Study
 
-StudyArgument = Annotated[
-    str, typer.Argument(metavar="STUDY", help="A study's name (see `pliant list studies`) or a study file ending in .toml.")
+STUDY_HELP = (
+    "The name of a study, or of a table or figure for all its studies (see `pliant list studies`), or a file ending in .toml"
+)
+StudyArgument = Annotated[str, typer.Argument(metavar="STUDY", help=f"{STUDY_HELP}.")]
+TierOption = Annotated[
+    str | None,
+    typer.Option(
+        "--tier",
+        help="The size of a paper's study: smoke, lite or full, which is the default and the paper's own; `pliant list "
+        "studies` says which there are. Reduced ones are marked in every output.",
+    ),
 ]
 Activations = Annotated[
     list[str] | None,
@@ -32,22 +41,43 @@ Json = Annotated[bool, typer.Option("--json", help="Write JSON for programs inst
 DEFAULT_STORE = Path("pliant-store")
 
 
-def chosen_study(
+def chosen_studies(
     name: str,
+    tier: str | None,
     activations: Sequence[str] | None,
     folds: int | None,
     repeats: int | None,
     changes: Sequence[str] | None,
-    tier: str | None = None,
-) -> Study:
+) -> list[Study]:
+    """The studies that a name stands for: one, or all of a table or figure of a paper that have the tier."""
     from pliant.lab import papers
     from pliant.lab.study import Study, StudyError
 
-    if name.endswith(".toml") and tier:
-        raise StudyError(f"--tier {tier} belongs to a study of a paper, and {name} is a file. Leave it out.")
-    study = Study.from_toml(Path(name)) if name.endswith(".toml") else papers.study(name, tier or "full")
+    if name.endswith(".toml"):
+        if tier is not None:
+            raise StudyError(
+                f"--tier {tier} was given with the file {name}; tiers are of the papers' studies. Use --set instead."
+            )
+        found = [Study.from_toml(Path(name))]
+    else:
+        known_tier(tier)
+        members = papers.members(name)
+        # A figure may need no training, and a table may hold studies that are too large for a tier.
+        found = [papers.study(m, tier or "full") for m in members if len(members) == 1 or (tier or "full") in papers.tiers(m)]
+        if not found:
+            wanted = (
+                f"no study at the tier {tier}" if members else "no study: what it shows takes no training, or is not there yet"
+            )
+            raise StudyError(f"{name} has {wanted}. `pliant list studies` shows what there is.")
     shorthand = [f"protocol.{k}={v}" for k, v in (("folds", folds), ("repeats", repeats)) if v is not None]
-    return study.override([*shorthand, *(changes or [])]).only(activations or [])
+    return [study.override([*shorthand, *(changes or [])]).only(activations or []) for study in found]
+
+
+def known_tier(tier: str | None) -> None:
+    from pliant.lab import papers
+
+    if tier is not None and tier not in papers.TIERS:
+        raise unknown("tier", tier, papers.TIERS)
 
 
 def chosen_baseline(study: Study, given: str | None) -> str | None:

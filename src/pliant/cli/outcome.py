@@ -30,17 +30,18 @@ def stored(study: Study, store: Path, *, create: bool = True) -> Result:
 
     if create and not store.exists():
         raise StoreError(
-            f"There is no store at {store}, so there is nothing to report. Run `pliant run {study.name}` first, or name the "
-            "store with --store."
+            f"There is no store at {store}, so there is nothing to report. Run `pliant run {study.name}"
+            f"{f' --tier {study.tier}' if study.reduced else ''}` first, or name the store with --store."
         )
     return Result(study, Store(store, create=False) if store.exists() else None)
 
 
 def command_of(result: Result, name: str, baseline: str | None) -> str:
     """What gives the same result in any store: no paths of this machine, no options that only concern the screen."""
-    words = ["pliant", "run", Path(name).name, *(["--tier", str(result.study.tier)] if result.study.reduced else [])]
+    words = ["pliant", "run", Path(name).name]
     for change in result.study.overrides:
         words += ["-a", change[3:]] if change.startswith("-a ") else ["--set", change]
+    words += ["--tier", str(result.study.tier)] if result.study.reduced else []
     return shlex.join([*words, *(["--baseline", baseline] if baseline else [])])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
@@ -19,17 +19,21 @@ from pliant.cli.options import (
     Repeats,
     StoreOption,
     StudyArgument,
-    chosen_study,
+    TierOption,
+    chosen_studies,
 )
 from pliant.cli.outcome import stored
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from pliant.lab import Study
-    from pliant.lab.result import Precision
+    from pliant.lab.result import Precision, Result
 
 
 def plan(
     study: StudyArgument,
+    tier: TierOption = None,
     activation: Activations = None,
     folds: Folds = None,
     repeats: Repeats = None,
@@ -38,37 +42,56 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """Show the trials of a study, what is done, how long the rest takes, and what precision to expect."""
-    result = stored(chosen_study(study, activation, folds, repeats, changes), store, create=False)
-    chosen = result.study
-    by_activation = {
-        a: {o: sum(r["activation"] == a and r["outcome"] == o for r in result.trial_rows) for o in result.counts}
-        for a in chosen.activations
-    }
-    seconds = [float(r["seconds"]) for r in result.trial_rows if r.get("seconds")]
-    left = result.counts["missing"] + result.counts["failed"]
-    n_train, n_validation, n_test = result.sizes()
-    precision = result.expected_precision()
+    results = [stored(s, store, create=False) for s in chosen_studies(study, tier, activation, folds, repeats, changes)]
     if as_json:
-        print(
-            json.dumps(
-                {
-                    "study": chosen.directory,
-                    "trials": len(result.trials),
-                    "outcomes": result.counts,
-                    "activations": by_activation,
-                    "cpu_seconds_left": left * statistics.mean(seconds) if seconds else None,
-                    "n_train": n_train,
-                    "n_validation": n_validation,
-                    "n_test": n_test,
-                    "sd_of_differences": precision.sd if precision.measured else None,
-                    "sd_from_test_examples": precision.sd_examples if precision.measured else None,
-                    "expected_half_width": precision.half_width if precision.measured else None,
-                },
-                indent=1,
-            )
-        )
+        documents = [_document(result) for result in results]
+        print(json.dumps(documents[0] if len(documents) == 1 else documents, indent=1))
         return
     console = make_console()
+    for i, result in enumerate(results):
+        if i:
+            console.print()
+        _show(result, console)
+
+
+def _seconds(result: Result) -> list[float]:
+    return [float(r["seconds"]) for r in result.trial_rows if r.get("seconds")]
+
+
+def _left(result: Result) -> int:
+    return result.counts["missing"] + result.counts["failed"]
+
+
+def _by_activation(result: Result) -> dict[str, dict[str, int]]:
+    return {
+        a: {o: sum(r["activation"] == a and r["outcome"] == o for r in result.trial_rows) for o in result.counts}
+        for a in result.study.activations
+    }
+
+
+def _document(result: Result) -> dict[str, Any]:
+    seconds, precision = _seconds(result), result.expected_precision()
+    n_train, n_validation, n_test = result.sizes()
+    return {
+        "study": result.study.directory,
+        "tier": result.study.tier,
+        "trials": len(result.trials),
+        "outcomes": result.counts,
+        "activations": _by_activation(result),
+        "cpu_seconds_left": _left(result) * statistics.mean(seconds) if seconds else None,
+        "n_train": n_train,
+        "n_validation": n_validation,
+        "n_test": n_test,
+        "sd_of_differences": precision.sd if precision.measured else None,
+        "sd_from_test_examples": precision.sd_examples if precision.measured else None,
+        "expected_half_width": precision.half_width if precision.measured else None,
+    }
+
+
+def _show(result: Result, console: Console) -> None:
+    chosen, seconds, left = result.study, _seconds(result), _left(result)
+    n_train, n_validation, n_test = result.sizes()
+    precision = result.expected_precision()
     p, rates = chosen.protocol, len(chosen.train.lr_grid)
     console.print(f"[bold]{plain(chosen.heading)}[/]  {plain(chosen.question)}")
     console.print(
@@ -82,7 +105,7 @@ def plan(
     table.add_column("activation")
     for outcome in result.counts:
         table.add_column(outcome, justify="right")
-    for name, counts in by_activation.items():
+    for name, counts in _by_activation(result).items():
         table.add_row(plain(chosen.labels[name]), *(str(c) if c else "[dim]-[/]" for c in counts.values()))
     console.print(table)
     if not left:

@@ -12,14 +12,16 @@ from rich.console import Console
 from pliant.cli.console import make_console, plain
 from pliant.cli.options import (
     DEFAULT_STORE,
+    STUDY_HELP,
     Activations,
     Baseline,
     Changes,
     Folds,
     Repeats,
     StoreOption,
+    TierOption,
     chosen_baseline,
-    chosen_study,
+    chosen_studies,
 )
 from pliant.cli.outcome import Told, finish, incomplete, summarise
 from pliant.cli.progress import Display
@@ -34,9 +36,10 @@ def run(
         list[str],
         typer.Argument(
             metavar="STUDY...",
-            help="A study's name (see `pliant list studies`) or a study file ending in .toml; several run one after the other.",
+            help=f"{STUDY_HELP}; several run one after the other.",
         ),
     ],
+    tier: TierOption = None,
     activation: Activations = None,
     folds: Folds = None,
     repeats: Repeats = None,
@@ -62,7 +65,11 @@ def run(
     """
     console = make_console()
     # All of them before the first is trained: a mistake in the last must not show after a night.
-    chosen = [(name, chosen_study(name, activation, folds, repeats, changes)) for name in studies]
+    chosen = [
+        (name if name.endswith(".toml") else study.name, study)
+        for name in studies
+        for study in chosen_studies(name, tier, activation, folds, repeats, changes)
+    ]
     against = [chosen_baseline(study, baseline) for _, study in chosen]
     told: list[Told] = []
     for i, ((name, study), base) in enumerate(zip(chosen, against, strict=True), start=1):

@@ -16,12 +16,12 @@ from rich.live import Live
 from rich.text import Text
 
 from pliant.cli.console import duration, make_console
-from pliant.cli.options import DEFAULT_STORE, Json, StoreOption
+from pliant.cli.options import DEFAULT_STORE, Json, StoreOption, TierOption, known_tier
 from pliant.cli.progress import bar, left, place, trials_under_way
 
 if TYPE_CHECKING:
     from pliant.lab.status import StudyStatus, Watch
-    from pliant.lab.store import Holder
+    from pliant.lab.store import Holder, Store
 
 STATE_STYLES = {"finished": "green", "running": "cyan", "silent": "yellow", "stopped": "red"}
 LINE_EVERY = 15.0
@@ -30,8 +30,12 @@ LINE_EVERY = 15.0
 
 def status(
     studies: Annotated[
-        list[str] | None, typer.Argument(metavar="[STUDY]...", help="Studies by name; all in the store if none is named.")
+        list[str] | None,
+        typer.Argument(
+            metavar="[STUDY]...", help="Studies, or tables and figures, by name; all in the store if none is named."
+        ),
     ] = None,
+    tier: TierOption = None,
     store: StoreOption = DEFAULT_STORE,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Look again and again until nothing runs any more.")] = False,
     every: Annotated[float, typer.Option(min=0.2, help="Seconds between two looks.")] = 2.0,
@@ -41,12 +45,14 @@ def status(
 
     Only reads; what runs does not notice. With --watch the exit code is 1 when trials are left that nobody trains.
     """
-    from pliant.lab.status import Watch, matching
+    from pliant.lab.status import Watch, matching, tier_of
     from pliant.lab.store import Store
 
     opened = Store(store, create=False)
     names = [Path(s).stem if s.endswith(".toml") else s for s in studies or ()]
-    watches = [Watch(opened, name) for name in matching(opened, names)]
+    known_tier(tier)
+    found = [name for name in matching(opened, _members(opened, names)) if tier in (None, tier_of(name))]
+    watches = [Watch(opened, name) for name in found]
     console = make_console()
     if not watch:
         _once([w.look() for w in watches], console, as_json)
@@ -58,6 +64,22 @@ def status(
         return
     if any(s.state != "finished" for s in last):
         raise typer.Exit(1)
+
+
+def _members(opened: Store, names: Sequence[str]) -> list[str]:
+    """A table or figure of a paper by its studies that are in the store."""
+    from pliant.lab import papers
+    from pliant.lab.status import matching
+
+    named: list[str] = []
+    for name in names:
+        group = papers.groups().get(name)
+        if group is None or name in papers.studies():
+            named.append(name)
+        else:
+            there = set(matching(opened, []))
+            named += [s for s in group.studies if any(s == t or t.startswith(f"{s}.") for t in there)] or [name]
+    return named
 
 
 def _once(found: Sequence[StudyStatus], console: Console, as_json: bool) -> None:

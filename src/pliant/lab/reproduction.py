@@ -142,7 +142,9 @@ class _Desk:
             members=tuple(self.member(name) for name in (*group.studies, *group.planned)),
             numbers=numbers,
             told=tuple(_told(group)),
-            summaries=() if numbers else tuple(s for name in group.studies if (s := self.summary(name)) is not None),
+            summaries=()
+            if numbers or group.figures
+            else tuple(s for name in group.studies if (s := self.summary(name)) is not None),
             drawings=tuple(self.drawings(group)),
         )
 

@@ -6,6 +6,7 @@ study's folder. What is seen is a moment that may be gone already, so nothing he
 
 from __future__ import annotations
 
+import re
 import statistics
 import time
 from collections.abc import Iterable, Sequence
@@ -15,7 +16,7 @@ from typing import Any, Final, Literal
 from pliant.errors import unknown
 from pliant.lab.store import Holder, Outcome, Store, StoreError
 
-__all__ = ["TRIALS", "Pace", "RunningTrial", "StudyStatus", "Watch", "matching", "seconds_left"]
+__all__ = ["TRIALS", "Pace", "RunningTrial", "StudyStatus", "Watch", "matching", "seconds_left", "tier_of"]
 
 TRIALS: Final = "trials.json"
 SILENT: Final = 300.0
@@ -98,9 +99,28 @@ class StudyStatus:
     problems: tuple[str, ...] = field(default=())
 
 
+_MARK: Final = re.compile(r"\.(smoke|lite|[0-9a-f]{8})$")
+"""What a folder's name has after the study's: its tier, and the hash of what the command line changed."""
+
+
+def tier_of(folder: str) -> str:
+    """The tier of a study by its folder in a store; "full" for one without."""
+    while mark := _MARK.search(folder):
+        if mark[1] in ("smoke", "lite"):
+            return mark[1]
+        folder = folder[: mark.start()]
+    return "full"
+
+
+def _belongs(folder: str, name: str) -> bool:
+    while folder != name and (mark := _MARK.search(folder)):
+        folder = folder[: mark.start()]
+    return folder == name
+
+
 def matching(store: Store, names: Iterable[str]) -> list[str]:
-    """The studies of a store that ``names`` mean: a study's folder, or its name for it and all its changed forms; all without
-    names.
+    """The studies of a store that ``names`` mean: a study's folder, or its name for it, its reduced tiers and all their changed
+    forms; all without names.
 
     Raises:
         UnknownNameError: the store has no such study. StoreError: it has none at all.
@@ -112,7 +132,7 @@ def matching(store: Store, names: Iterable[str]) -> list[str]:
         )
     chosen: dict[str, None] = {}
     for name in names:
-        found = [s for s in there if s == name or s.rpartition(".")[0] == name]
+        found = [s for s in there if _belongs(s, name)]
         if not found:
             raise unknown(f"study in the store {store.root}", name, there)
         chosen |= dict.fromkeys(found)

@@ -1,10 +1,10 @@
 """The papers as data: their studies, printed numbers, claims and deviations live in the TOML and CSV files beside this one.
 
-``dsrelu.toml``, ``srelu.toml`` and ``aaf.toml`` hold, for each paper, its studies with their reduced tiers (``[[study]]``), the
-tables and figures that these fill (``[[group]]``), where each printed number belongs (``[[place]]``), the claims
-(``[[claim]]``) and where text, release and we differ (``[[deviation]]``); ``all.toml`` what is about all three. Lists of studies
-in them are patterns. ``printed.csv`` holds every number that a paper prints, ``dsrelu_epochs.csv`` the epochs of the logs that
-were released with DSReLU.
+``dsrelu.toml``, ``srelu.toml`` and ``aaf.toml`` hold, for each paper, its studies with their reduced tiers (``[[study]]``),
+the tables and figures that these fill (``[[group]]``), where each printed number belongs (``[[place]]``), the claims
+(``[[claim]]``) and where text, release and we differ (``[[deviation]]``); ``all.toml`` holds what is about all three. Lists of
+studies in them are patterns. ``printed.csv`` has every number that a paper prints, ``dsrelu_epochs.csv`` the epochs of the
+logs that were released with DSReLU.
 """
 
 from __future__ import annotations

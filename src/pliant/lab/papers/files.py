@@ -49,8 +49,8 @@ def expanded(entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Entries with all their values.
 
     ``like = "name"`` gives an entry what that earlier one has and it does not say itself, also within ``protocol``, ``train``
-    and ``tiers``. An entry with ``each``, a list of tables, stands for one entry a table, in which ``{key}`` is replaced by the table's value:
-    text within text, and a text that is nothing but ``{key}`` by the value as it is.
+    and ``tiers``. An entry with ``each``, a list of tables, stands for one entry a table, in which ``{key}`` is replaced by the
+    table's value: text within text, and a text that is nothing but ``{key}`` by the value as it is.
     """
     by_name: dict[str, Mapping[str, Any]] = {}
     found = []

@@ -105,8 +105,8 @@ def _all_printed() -> tuple[PrintedValue, ...]:
 
 
 def printed(table: str | None = None) -> list[PrintedValue]:
-    """The printed numbers of a table such as ``"aaf_T1"``, or all 770 of them, in the order of print. ``"srelu_results"``, which
-    is missing from its paper, has none.
+    """The printed numbers of a table such as ``"aaf_T1"``, or all 770 of them, in the order of print. ``"srelu_results"``,
+    which is missing from its paper, has none.
 
     Raises:
         UnknownNameError: there is no table of that name.
@@ -169,7 +169,7 @@ def entries(paper: str, study: str) -> list[dict[str, Any]]:
 def _entry(key: tuple[str, str, str, str], values: list[PrintedValue]) -> dict[str, Any]:
     table, spec, column, name = key
     first = values[0]
-    kind, _, number = table.partition("_T")
+    number = table.partition("_T")[2]
     what = f"Table {number}: {name}, {first.split} {first.metric.replace('_', ' ')}"
     # Only the test part is estimated; the other columns are in the rows.
     ours = {"activation": spec, "metric": column.removeprefix("test_")} if column.startswith("test_") else {}

@@ -69,10 +69,10 @@ class ReportData:
     shapes: Sequence[Shape] = ()
     printed: Sequence[Mapping[str, object]] = ()
     """The paper's own numbers. Keys: what, value, unit, note; optional: released (the same cell in the authors' logs),
-    reduced (true where this study is smaller than the paper's, so that agreement would mean nothing), and activation + metric, which name the estimate of ours that stands beside it. A value in per cent has the unit
-    ``"%"``; without a unit it is taken as a fraction when the metric is one. ``runs``: how many runs the value is of, 1
-    for a single one. ``digits``: decimals as printed, where the number alone has lost its trailing zeros. How the last
-    two count: ``pliant.lab.report.agreement``."""
+    reduced (true where this study is smaller than the paper's, so that agreement would mean nothing), and activation + metric,
+    which name the estimate of ours that stands beside it. A value in per cent has the unit ``"%"``; without a unit it is taken
+    as a fraction when the metric is one. ``runs``: how many runs the value is of, 1 for a single one. ``digits``: decimals as
+    printed, where the number alone has lost its trailing zeros. How the last two count: ``pliant.lab.report.agreement``."""
     deviations: Sequence[Mapping[str, object]] = ()
     """Keys: id, as_written, as_released, here."""
     notes: Sequence[str] = ()

@@ -211,6 +211,7 @@ def render(data: Reproduction) -> str:
         lines={part.id: [_line(n, data.tier) for n in part.numbers] for paper in data.papers for part in paper.parts},
         tables={part.id: [_table(s) for s in part.summaries] for paper in data.papers for part in paper.parts},
         drawings=drawings,
+        names={part.id: _short(part.id) for paper in data.papers for part in paper.parts},
         reduced=data.tier != "full",
         rule=RULE,
         words={word: i for i, word in enumerate(("SUPPORTED", "REFUTED", "UNDECIDED"))},
@@ -218,6 +219,13 @@ def render(data: Reproduction) -> str:
         glue=Markup(glue),
         policy=policy(glue),
     )
+
+
+def _short(group: str) -> str:
+    """``aaf-table1`` as "Table 1", for the list of sections."""
+    name = group.partition("-")[2] or group
+    kind, number = re.fullmatch(r"(.*?)(\d*)", name).groups()  # type: ignore[union-attr]
+    return f"{'figure' if kind == 'fig' else kind} {number}".strip().capitalize()
 
 
 # --- numbers as text --------------------------------------------------------------------------------------------------
