@@ -23,6 +23,7 @@ from pliant.errors import PliantError
 Tier = Literal["smoke", "lite", "full"]
 
 if TYPE_CHECKING:
+    from pliant.lab.claims import Known
     from pliant.lab.reproduction import Task
 
 
@@ -63,14 +64,15 @@ def reproduce(
         except KeyboardInterrupt:
             print("\npliant: stopped. What was finished is kept; the same command goes on from here.", file=sys.stderr)
             raise typer.Exit(130) from None
-    page = _write(names, tier, only or [], store, recorded, skipped)
+    known = known_of(store, recorded)
+    page = _write(names, tier, only or [], store, known, skipped)
     if skipped:
         console.rule("not run", style="dim")
         for name, why in skipped.items():
             console.print(f"[yellow]{plain(name)}:[/] {plain(why)}", soft_wrap=True)
+    have = sum(known.at(task.name, tier) is not None for task in planned)
     console.print(
-        f"\n[bold]{tier} tier[/]: {len(planned) - len(skipped)} of {len(planned)} studies; page: {plain(str(page))}",
-        soft_wrap=True,
+        f"\n[bold]{tier} tier[/]: {have} of {len(planned)} studies have results; page: {plain(str(page))}", soft_wrap=True
     )
     if open_page:
         webbrowser.open(page.resolve().as_uri())
@@ -105,12 +107,9 @@ def _run(task: Task, i: int, of: int, skipped: dict[str, str], console: Console,
     return incomplete(result)
 
 
-def _write(
-    names: Sequence[str], tier: Tier, only: Sequence[str], store: Path, recorded: Path | None, skipped: dict[str, str]
-) -> Path:
+def _write(names: Sequence[str], tier: Tier, only: Sequence[str], store: Path, known: Known, skipped: dict[str, str]) -> Path:
     from pliant.lab import reproduction
 
-    known = known_of(store, recorded)
     target = store / "reproduce" / f"{'+'.join(names)}.{tier}" / "index.html"
     words = ["pliant", "reproduce", *names, "--tier", tier, *(w for name in only for w in ("--only", name))]
     return reproduction.write(names, tier, known, target, command=shlex.join(words), skipped=skipped)

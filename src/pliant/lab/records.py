@@ -164,6 +164,7 @@ def _about(result: Result, command: str, left_out: Sequence[str]) -> dict[str, A
         "remarks": list(Evidence.of(result).remarks),
         "labels": study.labels,
         "task": result.task,
+        "classes": len(result.classes),
         "left_out": list(left_out),
     }
 
@@ -189,7 +190,7 @@ def _predictions(result: Result, rows: Iterable[Mapping[str, Any]]) -> tuple[byt
     """The class that each scored trial gave each example of the one test part, and why not."""
     if result.task == "multilabel":
         return None, "predictions: examples have several labels, so a class an example does not say what a verdict needs"
-    keys, classes, index, target = [], [], None, None
+    keys, classes, index, target, count = [], [], None, None, max(2, len(result.classes))
     for row in rows:
         saved = result.store.trial(row["key"]).read(PREDICTIONS) if row["outcome"] in ("done", "diverged") else None
         if saved is None:
@@ -202,9 +203,14 @@ def _predictions(result: Result, rows: Iterable[Mapping[str, Any]]) -> tuple[byt
         classes.append(_classes(parts["test_score"]))
     if index is None or target is None:
         return None, "predictions: the store has none"
-    # Nearly all are right, so the difference to the target packs to a few per cent.
-    wrong = np.stack(classes) - target.astype(np.int64)
-    arrays = {"key": np.array(keys), "index": index, "target": target, "wrong": wrong.astype(np.int16)}
+    # By example and as the distance to the target: most are 0, and an example that is hard is so for all, which packs well.
+    wrong = (np.stack(classes, axis=1) - target.astype(np.int64)[:, None]) % count
+    arrays = {
+        "key": np.array(keys),
+        "index": index,
+        "target": target,
+        "wrong": wrong.astype(np.uint16 if count > 256 else np.uint8),
+    }
     if (groups := result.groups) is not None:
         arrays["group"] = np.unique(groups[index], return_inverse=True)[1]
     packed = _npz(arrays)
@@ -281,7 +287,7 @@ def read(path: Path) -> Record:
         metric=study["metric"],
         margin=study["margin"],
         design=study["protocol"]["design"],
-        examples=_Examples(packed, about["task"]) if "predictions.npz" in about["files"] else None,
+        examples=_Examples(packed, about["task"], about["classes"]) if "predictions.npz" in about["files"] else None,
         kept=verdict,
         remarks=tuple(about["remarks"]),
         path=path,
@@ -321,9 +327,10 @@ def _parsed(path: Path) -> dict[str, Any]:
 class _Examples:
     """How a recorded trial's score varies with the test examples, from the classes it gave them."""
 
-    def __init__(self, path: Path, task: Literal["binary", "multiclass"]) -> None:
+    def __init__(self, path: Path, task: Literal["binary", "multiclass"], classes: int) -> None:
         self._path = path
         self._task = task
+        self._classes = classes
         self._loaded: dict[str, Any] = {}
 
     def __call__(self, row: Mapping[str, object], metric: str) -> Sampled | None:
@@ -336,11 +343,11 @@ class _Examples:
         of = self._loaded
         if row["key"] not in of["place"]:
             return None
-        given = of["wrong"][of["place"][row["key"]]].astype(np.int64) + of["target"]
+        given = (of["wrong"][:, of["place"][row["key"]]].astype(np.int64) + of["target"]) % self._classes
         # Any probabilities with the same largest class give the same counts.
         score = given.astype(np.float64)
         if self._task == "multiclass":
-            score = np.eye(int(max(given.max(), of["target"].max())) + 1)[given]
+            score = np.eye(self._classes)[given]
         return Predictions(of["index"], of["target"], score, self._task, of.get("group")).sampled(metric)
 
 

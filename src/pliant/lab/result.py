@@ -181,6 +181,11 @@ class Result:
         return self._data.task
 
     @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes."""
+        return self._data.classes
+
+    @property
     def groups(self) -> NDArray[Any] | None:
         """Which examples of the data belong together, shape (n,); None where all are independent."""
         return self._data.groups
@@ -283,7 +288,7 @@ class Result:
             verdict=self.verdict(baseline=baseline),
             histories=histories,
             confusions=confusions,
-            class_names=self._classes(),
+            class_names=self.classes,
             reliability=bins,
             shapes=[shape for a in self.study.activations if (shape := self._shape(a, histories)) is not None],
             printed=paper.printed,
@@ -303,9 +308,6 @@ class Result:
         speed = f" (arithmetic: {', '.join(self.trials[0].train.speed)})" if self.trials[0].train.speed else ""
         return quirks + speed + (" (changed)" if self.study.overrides else "")
 
-    def _classes(self) -> tuple[str, ...]:
-        return self._data.classes
-
     def _predicted(self) -> tuple[dict[str, list[list[int]]], dict[str, list[tuple[float, float, int]]]]:
         """Test confusions (none where examples have several labels) and reliability at the selected epoch, over all folds and
         repeats. Each trial's predictions are read once and released: those of all at once would not fit for large studies."""
@@ -322,7 +324,7 @@ class Result:
                 scores /= scores.sum(axis=1, keepdims=True)
             name = row["activation"]
             if task != "multilabel":
-                sums[name] = sums.get(name, 0) + confusion(targets, scores, task, len(self._classes()))
+                sums[name] = sums.get(name, 0) + confusion(targets, scores, task, len(self.classes))
             bins[name] = bins.get(name, 0) + reliability_sums(targets, scores, task)
         return {n: counts.tolist() for n, counts in sums.items()}, {n: reliability_of(found) for n, found in bins.items()}
 
