@@ -6,6 +6,7 @@ import functools
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from pliant import catalog
 from pliant.errors import unknown
 from pliant.lab.papers.files import FILES, sections
 
@@ -49,12 +50,17 @@ class Claim:
     experiment: str
     studies: tuple[str, ...] = ()
     """Whose rows speak about it."""
-    test: ClaimTest | None = None
-    """None where no single comparison of rows settles it; one of the next two then says why."""
+    tests: tuple[ClaimTest, ...] = ()
+    """One a study, in the order of weight; none where no comparison of rows settles it, as one of the next two then says."""
     settled_by: str | None = None
     """The test or the page of this project that settles it, from the root of the repository."""
     not_yet: str | None = None
-    """What the lab cannot express, in words; or what of the rows has to be looked at by hand."""
+    """What of it the lab cannot express, and why; or what has to be looked at by hand."""
+
+    @property
+    def test(self) -> ClaimTest | None:
+        """The first of the tests."""
+        return self.tests[0] if self.tests else None
 
 
 @functools.cache
@@ -63,9 +69,15 @@ def _all() -> tuple[Claim, ...]:
 
 
 def _claim(paper: str, values: dict[str, Any]) -> Claim:
-    test = values.pop("test", None)
+    tests = tuple(_test(test) for test in values.pop("tests", ()))
     studies = tuple(values.pop("studies", ()))
-    return Claim(paper=paper, studies=studies, test=ClaimTest(**test) if test else None, **values)  # type: ignore[arg-type]
+    return Claim(paper=paper, studies=studies, tests=tests, **values)  # type: ignore[arg-type]
+
+
+def _test(values: dict[str, Any]) -> ClaimTest:
+    # In the one spelling that studies have.
+    names = {k: values[k] if values[k] == "best" else str(catalog.parse(values[k])) for k in ("contender", "against")}
+    return ClaimTest(**{**values, **names})
 
 
 def claims(paper: str | None = None) -> list[Claim]:

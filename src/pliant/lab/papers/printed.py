@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from pliant import catalog
 from pliant.errors import PliantError, unknown
 from pliant.lab.papers.files import FILES, rows, sections
 
@@ -152,7 +153,7 @@ def _cell(rule: Mapping[str, Any], value: PrintedValue) -> Cell:
     )
     metric = rule["metrics"][f"{value.split} {value.metric}"]
     spec = rule.get("by_dataset", {}).get(value.dataset, {}).get(value.activation) or rule["activations"][value.activation]
-    return Cell(study, spec, metric, value.row_index)
+    return Cell(study, str(catalog.parse(spec)), metric, value.row_index)
 
 
 def entries(paper: str, study: str) -> list[dict[str, Any]]:
