@@ -121,6 +121,9 @@ def test_another_version_and_no_json_are_told(folds: Result, tmp_path: Path) -> 
     (path / "record.json").write_text(json.dumps({**about, "version": 2}))
     with pytest.raises(RecordError, match="version 2"):
         records.read(path)
+    (path / "record.json").write_text(json.dumps({**about, "command": "pliant run something-else"}))
+    with pytest.raises(RecordError, match=r"record\.json is not what was recorded"):
+        records.read(path)
     (path / "record.json").write_text("{")
     with pytest.raises(RecordError, match="not JSON"):
         records.read(path)

@@ -112,6 +112,7 @@ def write(result: Result, into: Path, *, command: str) -> Path:
         write_whole(target / name, content)
     about = _about(result, command, left_out)
     about["files"] = {name: hashlib.sha256(content).hexdigest() for name, content in sorted(contents.items())}
+    about["sha256"] = _checksum(about)
     write_whole(target / RECORD, _json(about))
     if not any((target / "figures").iterdir()):
         (target / "figures").rmdir()
@@ -236,6 +237,11 @@ def _npz(arrays: Mapping[str, npt.NDArray[Any]]) -> bytes:
     return out.getvalue()
 
 
+def _checksum(about: Mapping[str, Any]) -> str:
+    rest = {name: value for name, value in about.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
 def _plain(value: Any) -> Any:
     """With null for what JSON has no number for; :func:`_verdict` knows which it was by the name of the field."""
     if isinstance(value, float):
@@ -264,6 +270,8 @@ def read(path: Path) -> Record:
             f"{path / RECORD} is a {about.get('format')!r} of version {about.get('version')!r}; expected {FORMAT!r} version "
             f"{VERSION}. Make it again with this version: {about.get('command', 'pliant record')}."
         )
+    if about.get("sha256") != _checksum(about):
+        raise RecordError(f"{path / RECORD} is not what was recorded. Restore it from the repository, or make the record again.")
     for name, expected in about["files"].items():
         found = hashlib.sha256(_bytes(path / name)).hexdigest()
         if found != expected:
