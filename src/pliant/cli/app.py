@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from pliant.cli import bench, check, data, explore, listing, plan, report, run, status
+from pliant.cli import bench, check, claims, data, explore, listing, plan, record, report, reproduce, run, status
 from pliant.cli.console import plain
 from pliant.errors import PliantError
 
@@ -23,6 +23,9 @@ app = typer.Typer(
 )
 app.command("run")(run.run)
 app.command("report")(report.report)
+app.command("record")(record.record)
+app.command("reproduce")(reproduce.reproduce)
+app.command("claims")(claims.claims)
 app.command("plan")(plan.plan)
 app.command("status")(status.status)
 app.command("list")(listing.list_)

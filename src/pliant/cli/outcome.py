@@ -36,7 +36,7 @@ def stored(study: Study, store: Path, *, create: bool = True) -> Result:
     return Result(study, Store(store, create=False) if store.exists() else None)
 
 
-def _command(result: Result, name: str, baseline: str | None) -> str:
+def command_of(result: Result, name: str, baseline: str | None) -> str:
     """What gives the same result in any store: no paths of this machine, no options that only concern the screen."""
     words = ["pliant", "run", Path(name).name]
     for change in result.study.overrides:
@@ -56,7 +56,7 @@ def finish(result: Result, name: str, console: Console, baseline: str | None, op
         console.print(f"All {len(result.trials)} trials were done already; nothing was trained.")
     verdict = result.verdict(baseline=baseline)
     _show(verdict, console)
-    page = result.report(baseline=baseline, command=_command(result, name, baseline))
+    page = result.report(baseline=baseline, command=command_of(result, name, baseline))
     console.print(f"\nReport: {plain(str(page))}\nRows:   rows.csv and rows.parquet beside it", soft_wrap=True)
     if incomplete(result):
         for row in result.trial_rows:
@@ -65,7 +65,7 @@ def finish(result: Result, name: str, console: Console, baseline: str | None, op
                 console.print(f"[red]failed:[/] {plain(where)}: {plain(str(row['error']))}")
         console.print(
             f"{counts['failed']} trials failed and {counts['missing']} are missing; "
-            f"{plain(_command(result, name, None))} trains them."
+            f"{plain(command_of(result, name, None))} trains them."
         )
     if open_page:
         webbrowser.open(page.resolve().as_uri())

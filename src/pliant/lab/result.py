@@ -16,6 +16,7 @@ import numpy as np
 import polars as pl
 import safetensors.numpy
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pliant import catalog
@@ -176,6 +177,21 @@ class Result:
             told.append("The test part chose the epoch, so the test scores are no estimate for new data.")
         return (*told, *([f"Data: {note.rstrip('.')}."] if note else []))
 
+    @property
+    def task(self) -> str:
+        """What the data ask for: "binary", "multiclass" or "multilabel"."""
+        return self._data.task
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes."""
+        return self._data.classes
+
+    @property
+    def groups(self) -> NDArray[Any] | None:
+        """Which examples of the data belong together, shape (n,); None where all are independent."""
+        return self._data.groups
+
     def frame(self) -> pl.DataFrame:
         """The rows as a polars table."""
         return pl.DataFrame(self.rows, infer_schema_length=None)
@@ -203,7 +219,7 @@ class Result:
             metrics=tuple(metrics),
             margin=self.study.margin,
             # Elsewhere the folds' own spread tells how much a difference depends on the test examples.
-            examples=self._sampled if self.study.protocol.design == "official" else None,
+            examples=self.sampled if self.study.protocol.design == "official" else None,
         )
         return dataclasses.replace(verdict, warnings=(*self.remarks, *verdict.warnings))
 
@@ -226,7 +242,7 @@ class Result:
         )
         return Precision(half, sd, sd_examples, measured)
 
-    def _sampled(self, row: Mapping[str, Any], metric: str) -> Sampled | None:
+    def sampled(self, row: Mapping[str, Any], metric: str) -> Sampled | None:
         """How a trial's test score varies with the test examples, by its stored predictions; None without them."""
         key = (row["key"], metric)
         if key not in self._samples and isinstance(self._data, Detection):
@@ -286,7 +302,7 @@ class Result:
             verdict=self.verdict(baseline=baseline),
             histories=histories,
             confusions=confusions,
-            class_names=self._classes(),
+            class_names=self.classes,
             reliability=bins,
             detected=self._detected(),
             shapes=[shape for a in self.study.activations if (shape := self._shape(a, histories)) is not None],
@@ -295,7 +311,7 @@ class Result:
             notes=() if self.study.overrides else paper.notes,
             remarks=(*self.remarks, *changed),
             names=paper.names,
-            environment=self._environment(),
+            environment=self.environment(),
             command=command,
             paper=paper.paper,
             labels=self.study.labels,
@@ -306,9 +322,6 @@ class Result:
         quirks = f" (released quirks on: {', '.join(self.study.quirks)})" if self.study.quirks else ""
         speed = f" (arithmetic: {', '.join(self.trials[0].train.speed)})" if self.trials[0].train.speed else ""
         return quirks + speed + (" (changed)" if self.study.overrides else "")
-
-    def _classes(self) -> tuple[str, ...]:
-        return self._data.classes
 
     def _detected(self) -> Detected | None:
         data = self._data
@@ -334,7 +347,7 @@ class Result:
                 scores /= scores.sum(axis=1, keepdims=True)
             name = row["activation"]
             if task != "multilabel":
-                sums[name] = sums.get(name, 0) + confusion(targets, scores, task, len(self._classes()))
+                sums[name] = sums.get(name, 0) + confusion(targets, scores, task, len(self.classes))
             bins[name] = bins.get(name, 0) + reliability_sums(targets, scores, task)
         return {n: counts.tolist() for n, counts in sums.items()}, {n: reliability_of(found) for n, found in bins.items()}
 
@@ -343,16 +356,19 @@ class Result:
         epoch: what a reliability diagram draws."""
         return self._predicted()[1]
 
-    def _environment(self) -> dict[str, str]:
+    def environment(self) -> dict[str, str]:
+        """What the trials were run with and on, in words."""
         self.trial_rows  # noqa: B018  Reading them gathers the provenance.
         devices = {f"{device} ({made['device']})" if made.get("device") else device for device, made in self._provenance}
         versions = {
             f"torch {made.get('torch')}, numpy {made.get('numpy')}, Python {made.get('python')}" for _, made in self._provenance
         }
+        days = sorted({str(made["finished"])[:10] for _, made in self._provenance if made.get("finished")})
         return {
             "Pliant": metadata.version("pliant"),
             "Trials were run with": "; ".join(sorted(versions)) or "nothing yet",
             "Device of the trials": ", ".join(sorted(devices)) or "none yet",
+            "Trials finished": " to ".join(dict.fromkeys([days[0], days[-1]])) if days else "none yet",
             "Page written on": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
         }
 

@@ -49,6 +49,8 @@ class Group:
     studies: tuple[str, ...]
     printed: str | None = None
     """The table's id among :func:`~pliant.lab.papers.printed`; None for a figure."""
+    figures: tuple[str, ...] = ()
+    """The figures of our reports that show the same, by their ids."""
     planned: tuple[str, ...] = ()
     """Studies that it needs and that there are not yet; see :func:`planned`."""
 

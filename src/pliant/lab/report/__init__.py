@@ -3,8 +3,20 @@
 from __future__ import annotations
 
 from pliant.lab.report.data import Box, Detected, ReportData, Scene, Shape, Stage
-from pliant.lab.report.files import write_figures
+from pliant.lab.report.files import figure_files, write_figures
 from pliant.lab.report.page import build, draw
 from pliant.lab.report.tables import write_tables
 
-__all__ = ["Box", "Detected", "ReportData", "Scene", "Shape", "Stage", "build", "draw", "write_figures", "write_tables"]
+__all__ = [
+    "Box",
+    "Detected",
+    "ReportData",
+    "Scene",
+    "Shape",
+    "Stage",
+    "build",
+    "draw",
+    "figure_files",
+    "write_figures",
+    "write_tables",
+]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 import csv
 import io
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pliant.errors import MissingExtraError
 from pliant.lab.report import page
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from pliant.lab.report.aggregate import Table
     from pliant.lab.report.figures import Figure
     from pliant.lab.report.page import Drawn
+
+Kind = Literal["svg", "pdf", "csv"]
 
 FONT = "Liberation Sans, Arial, Helvetica, sans-serif"
 """Of the files: it comes with the converter, so that a PDF looks the same wherever it was made."""
@@ -34,6 +37,24 @@ def write_figures(data: ReportData, directory: Path, drawn: Drawn | None = None)
     Raises:
         MissingExtraError: without ``pliant[lab]``. StorageFullError: the disk is full.
     """
+    drawn = page.draw(data) if drawn is None else drawn
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name, content in figure_files(drawn, names=data.names):
+        page.write_whole(directory / name, content)
+        written.append(directory / name)
+    return written
+
+
+def figure_files(
+    drawn: Drawn, *, kinds: Sequence[Kind] = ("svg", "pdf", "csv"), names: Mapping[str, str] | None = None
+) -> Iterator[tuple[str, bytes]]:
+    """The name and the content of each file of :func:`write_figures`, in memory.
+
+    Args:
+        kinds: which files of each figure. names: a figure's id -> the name of its files.
+    """
     try:
         import vl_convert
 
@@ -42,21 +63,24 @@ def write_figures(data: ReportData, directory: Path, drawn: Drawn | None = None)
         raise MissingExtraError(
             f"The figures need {error.name}, which is not installed. It comes with the lab: pip install 'pliant[lab]'."
         ) from error
-    drawn = page.draw(data) if drawn is None else drawn
-    directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    written = []
     for id_, figure in drawn.items():
         if isinstance(figure, str):
             continue
-        name = data.names.get(id_, id_)
-        svg = vl_convert.vegalite_to_svg(specification(figure), config={**CONFIG, "font": FONT})
-        contents = {"svg": svg.encode(), "pdf": vl_convert.svg_to_pdf(svg), "csv": csv_of(next(iter(figure.tables.values())))}
-        for kind, content in contents.items():
-            target = directory / f"{name}.{kind}"
-            page.write_whole(target, content)
-            written.append(target)
-    return written
+        name = (names or {}).get(id_, id_)
+        if "svg" in kinds or "pdf" in kinds:
+            svg = _renumbered(vl_convert.vegalite_to_svg(specification(figure), config={**CONFIG, "font": FONT}))
+            if "svg" in kinds:
+                yield f"{name}.svg", svg.encode()
+            if "pdf" in kinds:
+                yield f"{name}.pdf", vl_convert.svg_to_pdf(svg)
+        if "csv" in kinds:
+            yield f"{name}.csv", csv_of(next(iter(figure.tables.values())))
+
+
+def _renumbered(svg: str) -> str:
+    """The converter counts its ids on from one figure to the next; the same figure is to have the same bytes."""
+    seen: dict[str, str] = {}
+    return re.sub(r"\b(clip|gradient_)\d+", lambda m: seen.setdefault(m[0], f"{m[1]}{len(seen)}"), svg)
 
 
 def specification(figure: Figure) -> dict[str, Any]:

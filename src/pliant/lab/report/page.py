@@ -24,6 +24,8 @@ from pliant.lab.report.wording import finite
 from pliant.lab.store import StorageFullError
 
 if TYPE_CHECKING:
+    import jinja2
+
     from pliant.lab.report.figures import Figure
     from pliant.lab.verdict import Comparison, Estimate
 
@@ -88,7 +90,6 @@ def draw(data: ReportData) -> Drawn:
 def render(data: ReportData, drawn: Drawn | None = None) -> str:
     """The page as text."""
     with _lab():
-        import jinja2
         from markupsafe import Markup
 
         from pliant.lab.report import figures
@@ -110,43 +111,53 @@ def render(data: ReportData, drawn: Drawn | None = None) -> str:
     }
     bundle = _bundle() if present else ""
     glue = (TEMPLATES / "report.js").read_text(encoding="utf-8")
-    environment = jinja2.Environment(
+    outcomes = _outcomes(data)
+    return (
+        environment()
+        .get_template("report.html.j2")
+        .render(
+            data=data,
+            names=names,
+            verdict=data.verdict,
+            headline=wording.headline(data.verdict) if data.verdict is not None else None,
+            level=figures.level(data.verdict.alpha) if data.verdict is not None else "95 %",
+            margin=wording.margin(data.verdict) if data.verdict is not None else "",
+            unit=wording.metric(data.verdict.metric).points if data.verdict is not None else "",
+            findings=_findings(data, names),
+            main=main_table(data),
+            secondary=_secondary(data, names),
+            figures={id_: None if isinstance(f, str) else f for id_, f in drawn.items()},
+            absent={id_: f for id_, f in drawn.items() if isinstance(f, str)},
+            numbers={id_: i + 1 for i, id_ in enumerate(present)},
+            troubles=_troubles(data, names),
+            outcomes=outcomes,
+            status=_status(outcomes),
+            printed=printed_rows(data),
+            printed_rule=RULE,
+            confused=_confused(data, names),
+            by_class=_by_class(data, names),
+            cautions=[w for w in data.verdict.warnings if w not in data.remarks] if data.verdict is not None else [],
+            table_name=data.names.get("table", "table"),
+            study=json.dumps(data.study, indent=2, ensure_ascii=False, default=str) if data.study else "",
+            payload=Markup(in_script(payload)),
+            bundle=Markup(bundle),
+            glue=Markup(glue),
+            css=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
+            policy=policy(bundle, glue),
+        )
+    )
+
+
+def environment() -> jinja2.Environment:
+    """What renders the templates: everything is escaped, and nothing may be missing."""
+    with _lab():
+        import jinja2
+    return jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-    )
-    outcomes = _outcomes(data)
-    return environment.get_template("report.html.j2").render(
-        data=data,
-        names=names,
-        verdict=data.verdict,
-        headline=wording.headline(data.verdict) if data.verdict is not None else None,
-        level=figures.level(data.verdict.alpha) if data.verdict is not None else "95 %",
-        margin=wording.margin(data.verdict) if data.verdict is not None else "",
-        unit=wording.metric(data.verdict.metric).points if data.verdict is not None else "",
-        findings=_findings(data, names),
-        main=main_table(data),
-        secondary=_secondary(data, names),
-        figures={id_: None if isinstance(f, str) else f for id_, f in drawn.items()},
-        absent={id_: f for id_, f in drawn.items() if isinstance(f, str)},
-        numbers={id_: i + 1 for i, id_ in enumerate(present)},
-        troubles=_troubles(data, names),
-        outcomes=outcomes,
-        status=_status(outcomes),
-        printed=printed_rows(data),
-        printed_rule=RULE,
-        confused=_confused(data, names),
-        by_class=_by_class(data, names),
-        cautions=[w for w in data.verdict.warnings if w not in data.remarks] if data.verdict is not None else [],
-        table_name=data.names.get("table", "table"),
-        study=json.dumps(data.study, indent=2, ensure_ascii=False, default=str) if data.study else "",
-        payload=Markup(in_script(payload)),
-        bundle=Markup(bundle),
-        glue=Markup(glue),
-        css=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
-        policy=_policy(bundle, glue),
     )
 
 
@@ -167,7 +178,7 @@ def _bundle() -> str:
     return text.replace("</script", "<\\/script").replace("<!--", "<\\!--")
 
 
-def _policy(*scripts: str) -> str:
+def policy(*scripts: str) -> str:
     """A content security policy under which only our own scripts run and nothing is ever fetched.
 
     Vega compiles its expressions, hence 'unsafe-eval'; what is compiled comes from our own specifications, in which

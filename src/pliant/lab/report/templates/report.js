@@ -77,7 +77,7 @@
   let filters = 0;
   function filterable(table) {
     const rows = [...table.tBodies[0].rows];
-    if (rows.length < 5) return;
+    if (rows.length < 5 || table.dataset.filter === "no") return;
     const id = `filter-${++filters}`;
     const line = make("p", "", { class: "filter" });
     const input = make("input", "", { id, type: "search", autocomplete: "off", spellcheck: "false" });

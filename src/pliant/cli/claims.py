@@ -1,0 +1,139 @@
+"""``pliant claims``: each claim of a paper, the paper's own evidence for it, and what our experiments say."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import textwrap
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from pliant.cli.console import make_console, plain
+from pliant.cli.options import DEFAULT_STORE, Json, StoreOption
+
+if TYPE_CHECKING:
+    from pliant.lab.claims import Answer, Known
+
+WIDTH = 100
+STYLES = {"SUPPORTED": "green", "REFUTED": "red", "UNDECIDED": "yellow"}
+
+RecordsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--records", help="A folder of records, for what the store has not; default: records/ here or in the repository."
+    ),
+]
+
+
+def claims(
+    paper: Annotated[str, typer.Argument(metavar="PAPER", help="dsrelu, srelu, aaf, or all for what is about all three.")],
+    store: StoreOption = DEFAULT_STORE,
+    recorded: RecordsOption = None,
+    as_json: Json = False,
+) -> None:
+    """Say for each claim of a paper what its own evidence is, what our experiment found, and what would settle the rest.
+
+    A verdict always names its tier: one of a reduced tier never stands for the claim at the paper's own size.
+    """
+    from pliant.lab import papers
+    from pliant.lab.claims import settle
+
+    chosen = papers.claims(paper)
+    known = known_of(store, recorded)
+    answers = [settle(claim, known) for claim in chosen]
+    if as_json:
+        print(json.dumps([_plain(answer) for answer in answers], indent=1, ensure_ascii=False))
+        return
+    show(answers, paper, make_console())
+
+
+def known_of(store: Path, recorded: Path | None) -> Known:
+    """What a store and a folder of records hold; neither has to exist, unless the user named the records."""
+    from pliant.lab.claims import Known
+    from pliant.lab.records import RecordError
+    from pliant.lab.store import Store
+
+    if recorded is not None and not recorded.is_dir():
+        raise RecordError(f"There is no folder of records at {recorded}. `pliant record STUDY --into {recorded}` makes one.")
+    return Known(Store(store, create=False) if store.exists() else None, recorded or records_folder())
+
+
+def records_folder() -> Path | None:
+    """``records/`` here, else that of the repository this runs from; None in an installation without one."""
+    places = [Path("records"), Path(__file__).parents[3] / "records"]
+    return next((p for p in places if p.is_dir()), None)
+
+
+def show(answers: Sequence[Answer], paper: str, console: Console) -> None:
+    """Print the answers, at most 100 columns wide."""
+    from pliant.lab.claims import DECIDED, tally
+    from pliant.lab.papers import EVIDENCE
+
+    width = min(WIDTH, console.width)
+    console.print(f"[bold]{len(answers)} claims: {plain(paper)}[/]\n")
+    for text in (
+        "paper: what the paper's own numbers say. " + "; ".join(f"{k} {v}" for k, v in EVIDENCE.items()) + ".",
+        "ours: what our experiments say. " + "; ".join(f"{k} {v}" for k, v in DECIDED.items()) + ".",
+    ):
+        console.print("\n".join(textwrap.wrap(text, width)), style="dim")
+    for answer in answers:
+        console.print()
+        for line in _lines(answer, width):
+            console.print(line)
+    console.print()
+    for told, n in tally(answers):
+        console.print(f"{n:3d}  {plain(told)}")
+
+
+def _lines(answer: Answer, width: int) -> Iterator[str]:
+    claim, finding = answer.claim, answer.finding
+    yield from _wrapped(f"{claim.number:3d}  ", claim.title, width, style="bold")
+    yield from _part("paper", claim.evidence_status, claim.evidence, width)
+    if finding is not None:
+        told = (
+            f"{finding.sentence} [{finding.verdict}; {finding.directory}, from the {finding.origin}]" if finding.verdict else ""
+        )
+        rest = f" {finding.unfinished} trials of it have no result." if finding.unfinished else ""
+        yield from _part("ours", finding.label, (told or finding.sentence) + rest, width, STYLES[finding.word])
+    elif answer.state == "settled":
+        yield from _part("ours", "settled", f"by algebra or a test: {claim.settled_by}. {claim.experiment}", width)
+    elif answer.state == "not run":
+        yield from _part("ours", "not run", claim.experiment, width, "yellow")
+    else:
+        yield from _part("ours", "open", claim.not_yet or claim.experiment, width, "yellow")
+        if answer.rows:
+            told = ", ".join(f"{name} ({tier} tier, {origin})" for name, tier, origin in answer.rows)
+            yield from _part("rows", "", told, width)
+    if answer.command and (finding is None or finding.tier != "full" or finding.unfinished):
+        yield from _part("run", "", f"{answer.command}  ({answer.trials} trials)", width)
+
+
+def _part(head: str, word: str, text: str, width: int, style: str = "") -> Iterator[str]:
+    lead = f"     {head:<6} "
+    if not word:
+        yield from _wrapped(lead, text, width)
+        return
+    lines = list(_wrapped(lead, f"{word}: {text}" if text else word, width))
+    first = lines[0].replace(plain(word), f"[{style}]{plain(word)}[/]" if style else f"[bold]{plain(word)}[/]", 1)
+    yield from [first, *lines[1:]]
+
+
+def _wrapped(lead: str, text: str, width: int, style: str = "") -> Iterator[str]:
+    lines = textwrap.wrap(text, width - len(lead), break_long_words=False, break_on_hyphens=False) or [""]
+    for i, line in enumerate(lines):
+        shown = f"[{style}]{plain(line)}[/]" if style else plain(line)
+        yield (lead if i == 0 else " " * len(lead)) + shown
+
+
+def _plain(answer: Answer) -> dict[str, Any]:
+    values = dataclasses.asdict(answer)
+    claim = values.pop("claim")
+    finding = values.pop("finding")
+    if finding is not None:
+        finding = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in finding.items()}
+    return {**{k: claim[k] for k in claim if k != "test"}, "test": claim["test"], **values, "finding": finding}

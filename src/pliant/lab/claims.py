@@ -1,0 +1,328 @@
+"""What our own experiments say about the claims of the papers.
+
+A claim that compares an activation with another is settled by the rows of a study, wherever they are: in a store or in a record.
+The word of the verdict (:mod:`pliant.lab.verdict`) decides, in the direction that the claim names:
+
+* SUPPORTED: the activation is shown to stand where the claim puts it. Against "the best of the others" it must be shown to beat
+  every one of them, each at the level of the test: then the chance that this is wrong is no larger than that level.
+* REFUTED: it is shown to stand on the other side, or shown to be practically equal (within the claim's margin) to what the claim
+  puts it above.
+* UNDECIDED: neither is shown.
+
+What was settled at a reduced tier says so, and never stands for the claim at the paper's size.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pliant import catalog
+from pliant.lab import papers, records
+from pliant.lab.datasets.arrays import DataError
+from pliant.lab.evidence import Evidence, Tier, numbers_of
+from pliant.lab.metrics import HIGHER_IS_BETTER, METRICS
+from pliant.lab.papers import Claim, ClaimTest
+from pliant.lab.result import Result
+from pliant.lab.store import Store
+from pliant.lab.study import Study
+from pliant.lab.verdict import Comparison, Verdict, VerdictError, judge
+
+__all__ = ["DECIDED", "Answer", "Finding", "Known", "Settled", "cost", "decide", "settle", "size_of", "tally"]
+
+State = Literal["decided", "settled", "open", "not run"]
+Settled = Literal["SUPPORTED", "REFUTED", "UNDECIDED"]
+
+DECIDED: Mapping[str, str] = {
+    "SUPPORTED": "shown to hold in our experiment",
+    "REFUTED": "shown not to hold in our experiment: the other way round, or practically equal",
+    "UNDECIDED": "our experiment shows neither",
+}
+TIERS: tuple[Tier, ...] = ("full", "lite", "smoke")
+"""From the paper's own size down."""
+
+
+class Known:
+    """What there is of the papers' studies: in a store, and failing that in a folder of records.
+
+    Args:
+        store: None where there is none. recorded: a folder of records; None, or one that does not exist, for none.
+
+    Raises:
+        RecordError: a record that is not whole.
+    """
+
+    def __init__(self, store: Store | None, recorded: Path | None = None) -> None:
+        self.store = store
+        self._records = records.find(recorded) if recorded is not None else {}
+        self._found: dict[tuple[str, Tier], Evidence | None] = {}
+
+    def at(self, name: str, tier: Tier) -> Evidence | None:
+        """The evidence of a study at one tier; None where there is no result, or no such tier."""
+        if (name, tier) not in self._found:
+            has = name in papers.studies() and tier in papers.tiers(name)
+            self._found[name, tier] = self._look(papers.study(name, tier)) if has else None
+        return self._found[name, tier]
+
+    def best(self, name: str, tier: Tier | None = None) -> Evidence | None:
+        """The evidence nearest to the paper's own size, or that of one tier."""
+        return next((found for t in ([tier] if tier else TIERS) if (found := self.at(name, t)) is not None), None)
+
+    def _look(self, study: Study) -> Evidence | None:
+        kept = self._records.get(study.directory)
+        recorded = kept.evidence if kept is not None and not kept.about["changes"] else None
+        stored = self._stored(study)
+        if stored is None or recorded is None:
+            return stored or recorded
+        return stored if stored.scored >= recorded.scored else recorded
+
+    def _stored(self, study: Study) -> Evidence | None:
+        # The plan of a study may need its data read; one that was never run here is not worth that.
+        if self.store is None or study.directory not in self.store.studies():
+            return None
+        try:
+            evidence = Evidence.of(Result(study, self.store))
+        except DataError:
+            return None
+        return evidence if evidence.scored else None
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What our experiment says about one comparison.
+
+    Args:
+        word: the claim's fate. verdict: the word of the comparison that decided it. sentence: that comparison in words.
+        n: pairs of trials. difference, low, high: contender minus rival, in units of the column; the interval is that of the
+            one comparison. rival: what it was compared with. unfinished: rows of the study that have no result.
+    """
+
+    word: Settled
+    verdict: str
+    sentence: str
+    n: int
+    difference: float
+    low: float
+    high: float
+    rival: str
+    tier: Tier
+    origin: str
+    directory: str
+    unfinished: int
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """The word with its tier, without which it is never shown."""
+        return self.word if self.tier == "full" else f"{self.word} at the {self.tier} tier only"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A claim and where it stands with us.
+
+    Args:
+        state: "decided" by rows; "settled" by algebra or a test; "open": rows exist or could, but no single comparison settles
+            it, or the lab cannot express it; "not run".
+        findings: what the rows say, at most one. command, trials: what would run the study, and how many trials that is.
+        rows: studies with results that speak about the claim, as (name, tier, origin).
+    """
+
+    claim: Claim
+    state: State
+    finding: Finding | None = None
+    command: str = ""
+    trials: int = 0
+    rows: tuple[tuple[str, Tier, str], ...] = ()
+
+
+def settle(claim: Claim, known: Known, tier: Tier | None = None) -> Answer:
+    """Where a claim stands.
+
+    Args:
+        tier: look at results of this tier alone; default: of the largest there is.
+    """
+    seen = [(name, found) for name in claim.studies if (found := known.best(name, tier)) is not None]
+    rows = tuple((name, found.tier, found.origin) for name, found in seen)
+    if claim.test is not None:
+        name = claim.test.study
+        evidence = known.best(name, tier)
+        command, trials = cost(name, tier)
+        if evidence is None:
+            return Answer(claim, "not run", None, command, trials, rows)
+        return Answer(claim, "decided", decide(claim.test, evidence), command, trials, rows)
+    if claim.settled_by:
+        return Answer(claim, "settled", rows=rows)
+    if claim.studies and not rows:
+        command, trials = cost(claim.studies[0], tier)
+        return Answer(claim, "not run", None, command, trials)
+    return Answer(claim, "open", rows=rows)
+
+
+def cost(name: str, tier: Tier | None = None) -> tuple[str, int]:
+    """The command that runs a study, and how many trials it has. Without a tier, or without one of that name: at full size."""
+    if name not in papers.studies():
+        return "", 0
+    study = papers.study(name, tier if tier in papers.tiers(name) else "full")
+    return f"pliant run {name}{f' --tier {study.tier}' if study.tier else ''}", size_of(study)
+
+
+def size_of(study: Study) -> int:
+    """How many trials a study has; unlike its plan this needs no data."""
+    p = study.protocol
+    return len(study.activations) * p.folds * p.repeats * max(1, len(study.train.lr_grid))
+
+
+def decide(test: ClaimTest, evidence: Evidence, alpha: float = 0.05) -> Finding:
+    """What the rows of a study say about a claim."""
+    contender = str(catalog.parse(test.contender))
+    family = _verdict(test, evidence, contender, alpha)
+    found = [] if family is None else _in_the_claims_direction(family, test, contender)
+    unfinished = len(evidence.rows) - evidence.scored
+
+    def finding(word: Settled, verdict: str, sentence: str, c: _Seen | None = None) -> Finding:
+        n, d, low, high, rival = (c.n, c.difference, c.low, c.high, c.rival) if c else (0, math.nan, -math.inf, math.inf, "")
+        where = (evidence.tier, evidence.origin, evidence.directory)
+        return Finding(word, verdict, sentence, n, d, low, high, rival, *where, unfinished, evidence.remarks)
+
+    if contender not in evidence.activations or not found:
+        lacking = contender if contender not in evidence.activations else test.against
+        return finding("UNDECIDED", "", f"{lacking} is not in the rows of {evidence.directory}.")
+    seen = [c for c in found if c.n]
+    if not seen:
+        return finding("UNDECIDED", "CANNOT TELL", f"no pair of trials has a {test.metric} yet.")
+    # The rival that stands nearest to, or furthest beyond, where the claim puts the contender.
+    hardest = min(seen, key=lambda c: c.lead)
+    worst = next((c for word in ("WORSE", "EQUIVALENT") for c in sorted(seen, key=lambda c: c.lead) if c.word == word), None)
+    if worst is not None:
+        return finding("REFUTED", worst.word, worst.sentence, worst)
+    # Every one of several must be beaten, so none of the tests has to pay for the number of them.
+    if len(seen) == len(found) and all(c.p < alpha and c.lead > 0 for c in seen):
+        return finding("SUPPORTED", "BETTER", hardest.sentence, hardest)
+    return finding("UNDECIDED", "CANNOT TELL", hardest.sentence, hardest)
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """One comparison, turned so that BETTER and a positive lead are what the claim says."""
+
+    rival: str
+    word: str
+    n: int
+    difference: float
+    low: float
+    high: float
+    lead: float
+    p: float
+    sentence: str
+
+
+def _verdict(test: ClaimTest, evidence: Evidence, contender: str, alpha: float) -> Verdict | None:
+    """The contender as the baseline of a verdict on its rivals; None where one is not among the rows."""
+    against = "best" if test.against == "best" else str(catalog.parse(test.against))
+    rivals = [against]
+    if against == "best":
+        # Variants of itself are no rivals: a claim that X is best does not say which X.
+        own = catalog.parse(contender).entry.name
+        rivals = [a for a in evidence.activations if catalog.parse(a).entry.name != own]
+    if any(a not in evidence.activations for a in (contender, *rivals)) or not rivals:
+        return None
+    metric = test.metric.removeprefix("test_")
+    if metric in METRICS and metric != test.metric:
+        known = evidence.kept
+        if evidence.examples is not None or evidence.design != "official":
+            return evidence.verdict(baseline=contender, metric=metric, margin=test.margin, activations=rivals)
+        if known is not None and known.baseline in (contender, *rivals) and metric in known.estimates:
+            # A record without its predictions has only the comparisons that were made when it was.
+            return _turned(known, contender, rivals, metric)
+    return _of_a_column(test, evidence, contender, rivals, alpha)
+
+
+def _of_a_column(test: ClaimTest, evidence: Evidence, contender: str, rivals: Sequence[str], alpha: float) -> Verdict | None:
+    """A verdict on what is not a score of the test part: times, gaps, areas. As a score without steps, the lower the better,
+    over the folds; seeds on one fixed split count as such, since what other test examples would say is not in question."""
+    if not numbers_of(evidence.rows, test.metric):
+        return None
+    rows = [{k: v for k, v in row.items() if k != "partition"} | {"test_loss": row.get(test.metric)} for row in evidence.rows]
+    try:
+        return judge(
+            rows,
+            activations=[contender, *rivals],
+            labels=evidence.labels,
+            baseline=contender,
+            metric="loss",
+            metrics=("loss",),
+            margin=test.margin,
+            alpha=alpha,
+        )
+    except VerdictError:
+        return None
+
+
+def _turned(verdict: Verdict, contender: str, rivals: Sequence[str], metric: str) -> Verdict | None:
+    """A verdict that was made against another baseline, as far as it compared these two."""
+    family = verdict.comparisons if metric == verdict.metric else verdict.secondary.get(metric, ())
+    if verdict.baseline == contender:
+        chosen = [c for c in family if c.activation in rivals]
+    elif rivals == [verdict.baseline]:
+        words: dict[str, Any] = {"BETTER": "WORSE", "WORSE": "BETTER"}
+        chosen = [
+            dataclasses.replace(
+                c,
+                activation=verdict.baseline,
+                label=verdict.baseline_label,
+                difference=-c.difference,
+                low=-c.high,
+                high=-c.low,
+                word=words.get(c.word, c.word),
+            )
+            for c in family
+            if c.activation == contender
+        ]
+    else:
+        return None
+    if len(chosen) != len(rivals):
+        return None
+    return dataclasses.replace(verdict, baseline=contender, metric=metric, comparisons=tuple(chosen), secondary={})
+
+
+def _in_the_claims_direction(verdict: Verdict, test: ClaimTest, contender: str) -> list[_Seen]:
+    name = verdict.estimates[verdict.metric]
+    label = next((e.label for e in name if e.activation == contender), contender)
+    return [_seen(c, test, label) for c in verdict.comparisons]
+
+
+def _seen(c: Comparison, test: ClaimTest, contender: str) -> _Seen:
+    # The verdict compares the rival with the contender; the claim speaks the other way round.
+    higher_claimed = test.direction == "higher"
+    metric = test.metric.removeprefix("test_")
+    points = metric in METRICS and HIGHER_IS_BETTER[metric] and metric != test.metric
+    turned = {"BETTER": "WORSE", "WORSE": "BETTER"}
+    word = turned.get(c.word, c.word) if higher_claimed == c.higher_is_better else c.word
+    difference = -c.difference
+    lead = difference if higher_claimed else -difference
+    size = functools.partial(_size, points=points)
+    interval = f" [{size(-c.high)}, {size(-c.low)}]" if math.isfinite(c.low) else ""
+    unit = " points" if points else ""
+    if c.identical:
+        sentence = f"{contender} and {c.label} have the same {test.metric} in all {c.n} pairs"
+    else:
+        sentence = f"{contender} minus {c.label}, {test.metric}: {size(difference)}{unit}{interval}, n = {c.n}"
+    return _Seen(c.activation, word, c.n, difference, -c.high, -c.low, lead, c.p, sentence)
+
+
+def _size(value: float, *, points: bool) -> str:
+    return f"{100 * value:+.2f}" if points else f"{value:+.4g}"
+
+
+def tally(answers: Sequence[Answer]) -> Iterator[tuple[str, int]]:
+    """How many claims stand where, in words, in a fixed order."""
+    words = {"settled": "settled by algebra or a test", "open": "no single comparison settles it", "not run": "not run"}
+    names = [a.finding.label if a.finding is not None else words[a.state] for a in answers]
+    for name in sorted(set(names)):
+        yield name, names.count(name)
