@@ -217,9 +217,13 @@ class Store:
 
     def drivers(self, name: str) -> list[Holder]:
         """The processes that run the study, and those that died while they did; takes no lock and changes nothing."""
+        return [holder for _, holder in self.driver_locks(name)]
+
+    def driver_locks(self, name: str) -> list[tuple[Path, Holder]]:
+        """The files by which :meth:`drivers` knows, and whom each names."""
         folder = self.root / "studies" / name
         with _translated(folder):
-            return [holder for _, holder in _holders(folder)]
+            return _holders(folder)
 
     def keys(self) -> list[str]:
         """The keys of all trials that were ever begun, sorted; reads directory names only."""
