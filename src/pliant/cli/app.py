@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from pliant.cli import bench, check, data, explore, listing, plan, report, run, status
+from pliant.cli import bench, check, data, explore, fsck, listing, merge, plan, report, run, status
 from pliant.cli.console import plain
 from pliant.errors import PliantError
 
@@ -25,6 +25,8 @@ app.command("run")(run.run)
 app.command("report")(report.report)
 app.command("plan")(plan.plan)
 app.command("status")(status.status)
+app.command("merge")(merge.merge)
+app.command("fsck")(fsck.fsck)
 app.command("list")(listing.list_)
 app.command("check")(check.check)
 app.command("explore")(explore.explore)

@@ -22,8 +22,8 @@ def merge(
 ) -> None:
     """Copy every finished trial that agrees with its checksums from other stores into one.
 
-    What is there already stays; doing it again changes nothing. Exit code 1 when something that a source claims to have finished
-    was left behind: damaged, being trained here, or with another result here.
+    What is there already stays; doing it again changes nothing. Exit code 1 when something that a source claims to have
+    finished was left behind: damaged, being trained here, or with another result here.
     """
     from pliant.lab.merge import merge as merged
     from pliant.lab.store import Store

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -36,6 +37,8 @@ __all__ = ["ASIDE", "Finding", "Fsck", "check"]
 ASIDE: Final = "damaged"
 """The folder in the store into which repair moves what it sets aside."""
 
+_TEMPORARY: Final = re.compile(r"\..+\.tmp")
+
 Kind = Literal["damaged", "torn", "leftover", "foreign"]
 Identify = Callable[[Mapping[str, Any]], str | None]
 
@@ -60,8 +63,8 @@ class Finding:
 
 @dataclass(frozen=True)
 class Fsck:
-    """``trials``: how many there are. ``finished``: those whose every checksum agrees. ``unfinished``: begun, or failed. ``busy``:
-    being trained now, and not looked at. ``unlisted``: trials of no study in the store, which is no fault: studies change.
+    """``trials``: how many there are. ``finished``: those whose every checksum agrees. ``unfinished``: begun, or failed.
+    ``busy``: being trained now, and not looked at. ``unlisted``: trials of no study in the store, which is no fault: studies change.
     ``redo``: the trials that must be trained again, with the studies that list each."""
 
     trials: int
@@ -130,9 +133,12 @@ def _trial(trial: TrialDirectory, identify: Identify | None) -> Iterator[Finding
 
     names = {entry.name for entry in os.scandir(trial.path)}
     for name in sorted(names - set(FILES) - {LOCK}):
-        yield Finding("foreign", str(trial.path / name), "no file of a trial's", trial.key)
-    if SPEC not in names and names & {RESULT, CHECKPOINT, HISTORY}:
-        yield damaged(SPEC, "missing", redo=RESULT in names)
+        if _TEMPORARY.fullmatch(name):
+            yield Finding("leftover", str(trial.path / name), "a file whose writing was interrupted", trial.key)
+        else:
+            yield Finding("foreign", str(trial.path / name), "no file of a trial's", trial.key)
+    if SPEC not in names and RESULT in names:
+        yield damaged(SPEC, "missing")
     try:
         values = _json(trial, SPEC)
         if values is not None and identify is not None:
@@ -153,9 +159,7 @@ def _trial(trial: TrialDirectory, identify: Identify | None) -> Iterator[Finding
         return
     try:
         trial.history()
-        if HISTORY in names and not (trial.path / HISTORY).read_bytes().endswith(
-            (b"\n", b"")[: 1 + (trial.last_row() is None)]
-        ):
+        if not (trial.read(HISTORY) or b"\n").endswith(b"\n"):
             yield Finding("torn", str(trial.path / HISTORY), "its last row was cut short", trial.key)
     except StoreError:
         yield damaged(HISTORY, "a row in the middle is none")
@@ -183,13 +187,13 @@ def _blamed(error: StoreError, trial: TrialDirectory) -> tuple[str, str]:
 
 
 def _repaired(store: Store, trial: TrialDirectory, found: list[Finding]) -> list[Finding]:
-    if any(f.kind == "damaged" for f in found):
+    if any(f.redo for f in found):
         # As a whole, for whoever wants to look at it; what can be trusted of a damaged trial is nothing.
         aside = store.root / ASIDE / time.strftime("%Y%m%d-%H%M%S") / trial.key
         aside.parent.mkdir(parents=True, exist_ok=True)
         os.replace(trial.path, aside)
         return [_with(f, f"moved to {aside}") for f in found]
-    return [_with(f, _removed(Path(f.path))) if f.kind == "leftover" else f for f in found]
+    return [_with(f, _removed(Path(f.path))) if f.kind in ("leftover", "damaged") else f for f in found]
 
 
 def _with(finding: Finding, repaired: str) -> Finding:
@@ -204,7 +208,7 @@ def _removed(path: Path) -> str:
 def _top(store: Store, repair: bool) -> Iterator[Finding]:
     """What lies outside the trials' directories and does not belong there."""
     for entry in os.scandir(store.root):
-        if entry.name.startswith(".") and entry.name.endswith(".tmp"):
+        if _TEMPORARY.fullmatch(entry.name):
             yield _leftover(Path(entry.path), repair, "a file whose writing was interrupted")
         elif entry.name not in (STAMP, "trials", "studies", ASIDE):
             yield Finding("foreign", entry.path, "no part of a store")
@@ -218,8 +222,7 @@ def _top(store: Store, repair: bool) -> Iterator[Finding]:
             if path.name not in known:
                 yield Finding("foreign", str(path), "no trial: its name is no key, or it stands in the wrong folder")
     for name in store.studies():
-        folder = store.root / "studies" / name
-        for holder, path in zip(store.drivers(name), sorted(folder.glob("driver-*.lock")), strict=False):
+        for path, holder in store.driver_locks(name):
             if holder.alive is False:
                 yield _leftover(path, repair, f"the lock of process {holder.pid}, which died")
 
