@@ -45,8 +45,8 @@ def run(
     on: Annotated[
         str,
         typer.Option(
-            help="Where trials run: serial, local (a process per core), local:4, ray, ray:ADDRESS, slurm; settings follow after "
-            "commas (local:4,memory_gb=8) or stand in a file (slurm.toml)."
+            help="Where trials run: serial, local (a process per core), local:4, ray, ray:ADDRESS, slurm; settings follow "
+            "after commas (local:4,memory_gb=8) or stand in a file (slurm.toml)."
         ),
     ] = "local",
     stack: Annotated[

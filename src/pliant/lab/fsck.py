@@ -64,8 +64,8 @@ class Finding:
 @dataclass(frozen=True)
 class Fsck:
     """``trials``: how many there are. ``finished``: those whose every checksum agrees. ``unfinished``: begun, or failed.
-    ``busy``: being trained now, and not looked at. ``unlisted``: trials of no study in the store, which is no fault: studies change.
-    ``redo``: the trials that must be trained again, with the studies that list each."""
+    ``busy``: being trained now, and not looked at. ``unlisted``: trials of no study in the store, which is no fault: studies
+    change. ``redo``: the trials that must be trained again, with the studies that list each."""
 
     trials: int
     finished: int
