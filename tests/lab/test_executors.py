@@ -15,8 +15,20 @@ from pathlib import Path
 import pytest
 
 import pliant.lab.executors as package
-from pliant.errors import UnknownNameError
-from pliant.lab.executors import ALL, Event, ExecutorError, Job, LocalExecutor, SerialExecutor, create, local
+from pliant.errors import MissingExtraError, UnknownNameError
+from pliant.lab.executors import (
+    ALL,
+    Event,
+    ExecutorError,
+    Job,
+    Limits,
+    LocalExecutor,
+    RayExecutor,
+    SerialExecutor,
+    SlurmExecutor,
+    create,
+    local,
+)
 from pliant.lab.store import StorageFullError
 
 HERE = str(Path(__file__).parent)
@@ -97,7 +109,7 @@ def test_create() -> None:
     assert default.workers == len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else default.workers > 0
     for text in ("serial", "local", "local:3"):
         assert create(create(text).name).name == create(text).name
-    assert list(ALL) == ["serial", "local"]
+    assert list(ALL) == ["serial", "local", "ray", "slurm"]
 
 
 @pytest.mark.parametrize("text", ["local:0", "local:x", "local:", "local:-1", "local:1.5", "local:²", "local:99999"])
@@ -109,12 +121,66 @@ def test_bad_numbers_of_workers(text: str) -> None:
 def test_other_bad_executors() -> None:
     with pytest.raises(UnknownNameError, match=r"no executor named 'locale'\. Did you mean 'local'"):
         create("locale")
-    with pytest.raises(UnknownNameError, match="Known: local, serial"):
+    with pytest.raises(UnknownNameError, match="Known: local, ray, serial, slurm"):
         create("")
     with pytest.raises(ExecutorError, match="'serial:2'"):
         create("serial:2")
     with pytest.raises(ExecutorError, match="at least 1"):
         LocalExecutor(0)
+
+
+def test_settings(tmp_path: Path) -> None:
+    executor = create("local:3,memory_gb=2,silent_minutes=0.5")
+    assert isinstance(executor, LocalExecutor)
+    assert (executor.workers, executor.name) == (3, "local:3")
+    assert executor._bounds == local._Bounds(2.0, Limits(None, 0.5))
+    (tmp_path / "local.toml").write_text("workers = 2\nminutes = 10\n")
+    executor = create(str(tmp_path / "local.toml"))
+    assert isinstance(executor, LocalExecutor)
+    assert executor.workers == 2
+    assert executor._bounds.limits == Limits(10.0)
+    (tmp_path / "gpus.toml").write_text('executor = "slurm"\npartition = "gpu"\nminutes = 90\ngpus = 1\nshared = false\n')
+    assert create(str(tmp_path / "gpus.toml")) == SlurmExecutor(partition="gpu", minutes=90.0, gpus=1, shared=False)
+    assert create("slurm,partition=gpu") == SlurmExecutor(partition="gpu")
+    for text, address in (("ray", None), ("ray:auto", "auto"), ("ray:10.0.0.1:6379", "10.0.0.1:6379"), ("ray://h:1", "ray://h:1")):
+        executor = create(f"{text},gpus=0.25,cpus=2")
+        assert isinstance(executor, RayExecutor)
+        assert (executor.address, executor._gpus, executor._cpus, executor.name) == (address, 0.25, 2.0, text)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("local:2,colour=red", r"no setting 'colour'\. It has: workers, memory_gb"),
+        ("local:2,memory_gb=-1", r"'memory_gb' of the executor 'local' is a number above 0, not -1"),
+        ("local:2,minutes=soon", "is a number above 0, not 'soon'"),
+        ("local:2,workers", "'workers' is not a setting"),
+        ("serial,cpus=1", "no setting 'cpus'. It has: none"),
+        ("slurm:gpu", "takes no argument"),
+        ("slurm,gpus=true", "a whole number above 0, not True"),
+        ("slurm,cluster=moon", "slurm or local, not 'moon'"),
+        ("ray:", "must give the address"),
+        ("nowhere.toml", "cannot be read from nowhere.toml"),
+    ],
+)
+def test_bad_settings(text: str, message: str) -> None:
+    with pytest.raises(ExecutorError, match=message):
+        create(text)
+
+
+@pytest.mark.parametrize("content", ["workers = ", b"\xff\xfe", 'executor = "moon"'])
+def test_bad_files(tmp_path: Path, content: str | bytes) -> None:
+    path = tmp_path / "local.toml"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(UnknownNameError if "moon" in str(content) else ExecutorError):
+        create(str(path))
+
+
+@pytest.mark.parametrize(("text", "package"), [("ray", "ray"), ("slurm,cluster=local", "submitit")])
+def test_a_missing_package_is_named(text: str, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(MissingExtraError, match=rf"pip install 'pliant\[lab,{text.partition(',')[0]}\]'"):
+        run(text, [Job("a", "b")])
 
 
 # What every executor owes
@@ -290,6 +356,45 @@ def test_workers_are_warm_and_share_the_cores(tmp_path: Path, monkeypatch: pytes
     assert os.getpid() not in pids
 
 
+@posix
+@pytest.mark.usefixtures("light")
+@pytest.mark.parametrize(
+    ("task", "settings", "message"),
+    [
+        ("hang once", "silent_minutes=0.02", "it hung: there was no sign of it for 0.02 minutes, and it was ended"),
+        ("hang once", "minutes=0.02", "it took longer than the limit of 0.02 minutes and was ended"),
+        pytest.param(
+            "swell once",
+            "memory_gb=0.25",
+            "GB of memory, more than the limit of 0.25 GB, and was ended",
+            marks=pytest.mark.skipif(sys.platform != "linux", reason="needs /proc"),
+        ),
+    ],
+)
+def test_limits(tmp_path: Path, task: str, settings: str, message: str) -> None:
+    jobs = workloads.jobs(tmp_path, [task, "square"])
+    events = run(f"local:2,{settings}", jobs)
+    assert kinds(events, jobs[0]) == ["started", "progress", "retrying", "started", "finished"]
+    assert message in of(events, jobs[0])[2].message
+    assert kinds(events, jobs[1])[-1] == "finished"
+    first, second = workloads.attempts(tmp_path, jobs[0])
+    assert first != second
+    assert not alive(first)
+
+
+@pytest.mark.usefixtures("light")
+@pytest.mark.parametrize(("given", "seen"), [("4,7", {"4", "7"}), ("3", {"3"}), ("", {""})])
+def test_gpus_are_taken_in_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str, seen: set[str]) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+    jobs = workloads.jobs(tmp_path, ["device"] * 6)
+    run("local:2", jobs)
+    found = {(tmp_path / f"{job.key}.result").read_text() for job in jobs}
+    # One worker may do all the work before the other has started.
+    assert found <= seen
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == given
+    assert [local._devices()[slot % 2] for slot in range(4)] == ["4", "7", "4", "7"] if given == "4,7" else True
+
+
 # Work that cannot travel
 
 
@@ -456,5 +561,5 @@ def test_executors_import_no_torch_and_no_study(light: Path) -> None:
         lab,
         f"{lab}.store",
         f"{lab}.executors",
-        *(f"{lab}.executors.{name}" for name in ("interface", "serial", "local")),
+        *(f"{lab}.executors.{name}" for name in ("interface", "serial", "local", "ray", "remote", "slurm")),
     }

@@ -86,6 +86,16 @@ def work(job: Job, report: Report) -> None:
         case "sleep":
             report({"sleeping": 1})
             time.sleep(60)
+        case "hang once" if first:
+            report({"step": 0})
+            time.sleep(60)
+        case "swell once" if first:
+            report({"step": 0})
+            kept = bytearray(os.urandom(1000) * 400_000)
+            time.sleep(60)
+            del kept
+        case "device":
+            (directory / f"{job.key}.result").write_text(os.environ.get("CUDA_VISIBLE_DEVICES", "none"))
         case "threads":
             report({name: float(os.environ[name]) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")})
         case "report badly":

@@ -8,7 +8,22 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from pliant.cli import bench, check, claims, data, explore, listing, plan, record, report, reproduce, run, status
+from pliant.cli import (
+    bench,
+    check,
+    claims,
+    data,
+    explore,
+    fsck,
+    listing,
+    merge,
+    plan,
+    record,
+    report,
+    reproduce,
+    run,
+    status,
+)
 from pliant.cli.console import plain
 from pliant.errors import PliantError
 
@@ -28,6 +43,8 @@ app.command("reproduce")(reproduce.reproduce)
 app.command("claims")(claims.claims)
 app.command("plan")(plan.plan)
 app.command("status")(status.status)
+app.command("merge")(merge.merge)
+app.command("fsck")(fsck.fsck)
 app.command("list")(listing.list_)
 app.command("check")(check.check)
 app.command("explore")(explore.explore)

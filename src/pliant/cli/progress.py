@@ -92,6 +92,7 @@ class Display:
         self._settled = 0
         self._failed = 0
         self._diverged = 0
+        self._resumed = 0
         self._began = 0.0
         self._told = 0.0
         self._took: list[float] = []
@@ -150,6 +151,7 @@ class Display:
         # A trial that went on from a checkpoint, or that another driver finished, says nothing about the next one.
         if course is not None and event.kind == "finished" and course.first == 1:
             self._took.append(now - course.began)
+        self._resumed += course is not None and course.first > 1
 
     def _place(self, trial: TrialSpec) -> str:
         label = self._labels.get(trial.activation, trial.activation)
@@ -177,4 +179,5 @@ class Display:
         if self._live is not None:
             self._live.stop()
         if self.waiting:
-            self.console.print(f"{self._settled} trials trained in {duration(self.seconds)}.", style="dim")
+            went_on = f" {self._resumed} of them went on from a checkpoint." if self._resumed else ""
+            self.console.print(f"{self._settled} trials trained in {duration(self.seconds)}.{went_on}", style="dim")

@@ -45,7 +45,13 @@ def run(
     repeats: Repeats = None,
     changes: Changes = None,
     store: StoreOption = DEFAULT_STORE,
-    on: Annotated[str, typer.Option(help="Where trials run: serial, local (a process per core), local:4.")] = "local",
+    on: Annotated[
+        str,
+        typer.Option(
+            help="Where trials run: serial, local (a process per core), local:4, ray, ray:ADDRESS, slurm; settings follow "
+            "after commas (local:4,memory_gb=8) or stand in a file (slurm.toml)."
+        ),
+    ] = "local",
     stack: Annotated[
         int | None,
         typer.Option(

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,12 +16,13 @@ from torch import nn
 
 from pliant.lab import detect, executors
 from pliant.lab.datasets import Detection
-from pliant.lab.executors import Event, Executor, Job
+from pliant.lab.executors import Event, Executor, ExecutorError, Job, Report
+from pliant.lab.parcel import TrialHost, pack, unpack
 from pliant.lab.protocol import split
 from pliant.lab.result import Result
 from pliant.lab.stacked import MAX_PARAMETERS, lanes, train_stacked
 from pliant.lab.status import TRIALS
-from pliant.lab.store import Store, TrialBusyError
+from pliant.lab.store import CHECKPOINT, RESULT, Store, TrialBusyError, TrialDirectory
 from pliant.lab.study import Custom, Study, TrialSpec, activation_factory, canonical, data_of, plan
 from pliant.lab.train import build
 
@@ -100,13 +101,7 @@ def run(
     if progress is not None:
         progress.planned(study, trials, waiting)
 
-    work = functools.partial(
-        run_trials,
-        root=str(results.root),
-        custom=study.custom,
-        checkpoint_every=checkpoint_every,
-        one_thread=_is_small(network),
-    )
+    work = TrialWork(str(results.root), study.custom, checkpoint_every, _is_small(network))
     missing = set(waiting)
     desk = _Desk(results, by_key, progress)
     try:
@@ -215,24 +210,81 @@ class _Desk:
         self._progress.event(event, self._by_key[event.key])
 
 
-def run_trials(
-    job: Job,
-    report: Callable[[Mapping[str, float]], None],
-    *,
-    root: str,
-    custom: Custom,
-    checkpoint_every: float,
-    one_thread: bool,
-) -> None:
-    """What an executor's worker does: a few trials, from their specs to their results in the store at ``root``.
+@dataclass(frozen=True)
+class TrialWork:
+    """What an executor's worker does: a few trials, from their specs to their results in the store at ``root``; or, where that
+    cannot be seen, in a store of its own, from and to parcels. See :class:`pliant.lab.executors.Portable`."""
 
-    Reports what :func:`pliant.lab.train.train` or :func:`pliant.lab.detect.train` reports, with the trial's place in the job as
-    "trial".
-    """
+    root: str
+    custom: Custom
+    checkpoint_every: float
+    one_thread: bool
+
+    def __call__(self, job: Job, report: Report) -> None:
+        """Reports what :func:`pliant.lab.train.train` or :func:`pliant.lab.detect.train` reports, with the trial's place in the
+        job as "trial"."""
+        _train(job, report, Store(Path(self.root)), self)
+
+    def host(self, job: Job, report: Report) -> TrialHost:
+        specs = {spec.key: spec for spec in _specs(job)}
+        places = {key: i for i, key in enumerate(specs)}
+        values = {key: spec.model_dump(mode="json") for key, spec in specs.items()}
+        return TrialHost(Store(Path(self.root)), values, lambda key: report({"trial": places[key], "busy": 1.0}))
+
+    def away(self, job: Job, parcel: bytes, report: Report, send: Callable[[bytes], None]) -> None:
+        specs = _specs(job)
+        # Another version of the code gives other keys, so its numbers can never be taken for those of this one.
+        if specs[0].key != job.key:
+            raise ExecutorError("This worker has another version of Pliant than the driver. Every node needs the same one.")
+        found = unpack(parcel, {spec.key for spec in specs})
+        places = [i for i, spec in enumerate(specs) if spec.key in found]
+        with tempfile.TemporaryDirectory(prefix="pliant-") as folder:
+            store = Store(Path(folder) / "store")
+            trials = {key: store.trial(key) for key in found}
+            sent: dict[str, float] = {}
+
+            def changed() -> dict[str, dict[str, bytes]]:
+                """The trials that have a newer checkpoint or result than was sent."""
+                news = {}
+                for key, trial in trials.items():
+                    stamp = _stamp(trial)
+                    if stamp is not None and stamp != sent.get(key):
+                        sent[key], news[key] = stamp, trial.contents()
+                return news
+
+            def tell(row: Mapping[str, float]) -> None:
+                report({**row, "trial": places[int(row.get("trial", 0))]})
+                if news := changed():
+                    send(pack(news))
+
+            for key, files in found.items():
+                if files:
+                    trials[key].adopt(files)
+            changed()
+            try:
+                chosen = Job(job.key, json.dumps([specs[i].model_dump(mode="json") for i in places]))
+                _train(chosen, tell, store, self)
+            finally:
+                if news := changed():
+                    send(pack(news))
+
+
+def _specs(job: Job) -> list[TrialSpec]:
+    return [TrialSpec.model_validate(values) for values in json.loads(job.payload)]
+
+
+def _stamp(trial: TrialDirectory) -> float | None:
+    """Changes with each checkpoint and with the result."""
+    for name in (RESULT, CHECKPOINT):
+        with contextlib.suppress(FileNotFoundError):
+            return (trial.path / name).stat().st_mtime_ns
+    return None
+
+
+def _train(job: Job, report: Report, store: Store, work: TrialWork) -> None:
     threads = torch.get_num_threads()
-    torch.set_num_threads(1 if one_thread else threads)
-    specs = [TrialSpec.model_validate(values) for values in json.loads(job.payload)]
-    store = Store(Path(root))
+    torch.set_num_threads(1 if work.one_thread else threads)
+    specs = _specs(job)
     free: list[int] = []
     trials = [store.trial(spec.key) for spec in specs]
     try:
@@ -247,19 +299,19 @@ def run_trials(
                 if trial.outcome() not in ("done", "diverged"):
                     trial.begin(specs[i].model_dump(mode="json"))
                     free.append(i)
-            data = data_of(specs[0].dataset, custom)
+            data = data_of(specs[0].dataset, work.custom)
             if isinstance(data, Detection):
                 for i in free:
                     tell = functools.partial(_tell_place, report, i)
-                    detect.train(specs[i], data, custom, trials[i], tell, checkpoint_every=checkpoint_every)
+                    detect.train(specs[i], data, work.custom, trials[i], tell, checkpoint_every=work.checkpoint_every)
             elif free:
                 train_stacked(
                     [specs[i] for i in free],
                     data,
-                    custom,
+                    work.custom,
                     [trials[i] for i in free],
                     lambda place, row: report({**row, "trial": free[place]}),
-                    checkpoint_every=checkpoint_every,
+                    checkpoint_every=work.checkpoint_every,
                 )
     finally:
         torch.set_num_threads(threads)

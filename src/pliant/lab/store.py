@@ -5,7 +5,7 @@ Layout::
     <store>/store.json                                       what this directory is, and in which version
     <store>/trials/<key[:2]>/<key>/spec.json                 the resolved values of the trial
                                    history.jsonl             one line per epoch, appended
-                                   checkpoint.safetensors    only while the trial is unfinished
+                                   checkpoint.safetensors    only while the trial is unfinished; sealed with checksums
                                    predictions.safetensors, or detections.npz of a detector
                                    failure.json              only when the infrastructure failed it
                                    result.json               written last: the only mark of a finished trial
@@ -20,6 +20,8 @@ What is promised:
 * When :meth:`TrialDirectory.write` or :meth:`TrialDirectory.finish` returns, the history rows appended before it are on
   the disk too, so a checkpoint never survives a power failure that its history does not.
 * ``result.json`` holds the checksums of the files beside it and one of itself, so a flipped bit is found, not averaged.
+* A checkpoint is sealed with its checksum and that of the history it belongs to. Where either does not match, it counts as
+  absent and the trial starts over: going on from damaged weights would give numbers that nobody could tell from good ones.
 * A finished trial is read-only: writing to it is refused.
 * JSON has no NaN and no infinity: they are stored as null.
 """
@@ -64,6 +66,9 @@ FAILURE: Final = "failure.json"
 RESULT: Final = "result.json"
 LOCK: Final = "lock"
 DRIVER: Final = "driver-{}.lock"
+FILES: Final = (SPEC, HISTORY, CHECKPOINT, PREDICTIONS, FAILURE, RESULT)
+"""All that a trial's directory may hold, but for its lock and temporary files."""
+_SEAL: Final = b"\n--pliant-seal\n"
 _LAST_ROWS: Final = 65536
 """Bytes from the end of a history in which its last row is looked for first."""
 
@@ -213,9 +218,13 @@ class Store:
 
     def drivers(self, name: str) -> list[Holder]:
         """The processes that run the study, and those that died while they did; takes no lock and changes nothing."""
+        return [holder for _, holder in self.driver_locks(name)]
+
+    def driver_locks(self, name: str) -> list[tuple[Path, Holder]]:
+        """The files by which :meth:`drivers` knows, and whom each names."""
         folder = self.root / "studies" / name
         with _translated(folder):
-            return [holder for _, holder in _holders(folder)]
+            return _holders(folder)
 
     def keys(self) -> list[str]:
         """The keys of all trials that were ever begun, sorted; reads directory names only."""
@@ -329,10 +338,22 @@ class TrialDirectory:
         return max(times, default=None)
 
     def read(self, name: str) -> bytes | None:
-        """The content of a file of this trial, or None when there is none."""
+        """The content of a file of this trial, or None when there is none, or when it is a damaged checkpoint."""
         target = self.path / _file_name(name)
         with _translated(target):
-            return _read(target)
+            data = _read(target)
+            if name == CHECKPOINT and data is not None:
+                return _unsealed(data, _read(self.path / HISTORY) or b"")
+            return data
+
+    def contents(self) -> dict[str, bytes]:
+        """What the trial consists of, for :meth:`adopt` in another store: all of a finished one, and of another what it goes on
+        from. Files are as they are on the disk, whole or not."""
+        with _translated(self.path):
+            record = self._record()
+            names = (SPEC, HISTORY, CHECKPOINT) if record is None else (SPEC, *record["files"], RESULT)
+            found = {name: _read(self.path / _file_name(name)) for name in names}
+        return {name: data for name, data in found.items() if data is not None}
 
     # Writing
 
@@ -417,7 +438,58 @@ class TrialDirectory:
             self._refuse_finished()
             _make_directory(self.path)
             self._sync_history()
+            if name == CHECKPOINT:
+                data = _sealed(data, _read(self.path / HISTORY) or b"")
             _replace(target, data)
+
+    def adopt(self, files: Mapping[str, bytes]) -> None:
+        """Become the trial that :meth:`contents` gave in another store, as far as it had come there.
+
+        Everything is compared with its checksums before anything is written, and the result is written last. StoreError when
+        a file is none of a trial's or is damaged, or when this trial is finished.
+        """
+        with _translated(self.path):
+            self._refuse_finished()
+            self._inspect(files)
+            _make_directory(self.path)
+            # A checkpoint must never be older than its history, nor a result than its files.
+            for name in (SPEC, HISTORY, CHECKPOINT, PREDICTIONS, RESULT):
+                if name in files:
+                    _replace(self.path / name, files[name])
+            self._history_checked = False
+            if RESULT in files:
+                _remove(self.path / CHECKPOINT)
+                _remove(self.path / FAILURE)
+
+    def _inspect(self, files: Mapping[str, bytes]) -> None:
+        """StoreError unless ``files`` are a trial's, whole and undamaged."""
+        known = {SPEC, HISTORY, PREDICTIONS, RESULT} if RESULT in files else {SPEC, HISTORY, CHECKPOINT}
+        strangers = set(files) - known
+        if strangers:
+            raise StoreError(
+                f"What was brought for the trial {self.path} holds {', '.join(sorted(map(repr, strangers)))}, which is no file "
+                f"of such a trial ({', '.join(sorted(known))}). Nothing of it was stored."
+            )
+        if CHECKPOINT in files and _unsealed(files[CHECKPOINT], files.get(HISTORY, b"")) is None:
+            raise self._arrived_damaged(CHECKPOINT)
+        if RESULT in files:
+            try:
+                record = json.loads(files[RESULT])
+                sums = dict(record["files"])
+                whole = record["outcome"] in ("done", "diverged") and record["sha256"] == _checksum(record)
+            except (ValueError, TypeError, KeyError, RecursionError):
+                raise self._arrived_damaged(RESULT) from None
+            if not whole or set(files) - {SPEC, RESULT} - set(sums):
+                raise self._arrived_damaged(RESULT)
+            for name, expected in sums.items():
+                if name not in files or hashlib.sha256(files[name]).hexdigest() != expected:
+                    raise self._arrived_damaged(name)
+
+    def _arrived_damaged(self, name: str) -> StoreError:
+        return StoreError(
+            f"The file {name} that was brought for the trial {self.path} is not what its checksum says: it was damaged or cut "
+            f"short where it comes from, or on its way. Nothing of it was stored; the same command trains this trial again."
+        )
 
     def finish(self, result: Mapping[str, Any]) -> None:
         """Mark the trial as finished. ``result`` holds "outcome" ("done" or "diverged"), "row" and "provenance".
@@ -432,7 +504,7 @@ class TrialDirectory:
             _make_directory(self.path)
             self._repair()
             self._sync_history()
-            sums = {name: self._sha256(name) for name in (PREDICTIONS, DETECTIONS, HISTORY)}
+            sums = {name: self._sha256(name) for name in (PREDICTIONS, DETECTIONS, HISTORY, SPEC)}
             record = _storable({**result, "files": {name: found for name, found in sums.items() if found is not None}})
             record["sha256"] = _checksum(record)
             _replace(self.path / RESULT, _document(record))
@@ -642,7 +714,48 @@ def _file_name(name: str) -> str:
     return name
 
 
+# Seals
+
+
+def _sealed(data: bytes, history: bytes) -> bytes:
+    """A checkpoint followed by the checksums of itself and of the history that it has seen."""
+    seal = {"history": hashlib.sha256(history).hexdigest(), "history_bytes": len(history)}
+    seal["sha256"] = hashlib.sha256(data + _canonical(seal)).hexdigest()
+    return b"".join((data, _SEAL, _canonical(seal)))
+
+
+def _unsealed(data: bytes, history: bytes) -> bytes | None:
+    """The checkpoint without its seal; None when it or its history is not what was sealed."""
+    content, mark, text = data.rpartition(_SEAL)
+    if not mark:
+        # Written before there were seals.
+        return data if _is_safetensors(data) else None
+    try:
+        seal = json.loads(text)
+        given, size = seal.pop("sha256"), int(seal["history_bytes"])
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None
+    if hashlib.sha256(content + _canonical(seal)).hexdigest() != given:
+        return None
+    return content if hashlib.sha256(history[:size]).hexdigest() == seal["history"] else None
+
+
+def _is_safetensors(data: bytes) -> bool:
+    """Whether the sizes in the header add up: 8 bytes with the length of a JSON header, the header, then the tensors."""
+    length = int.from_bytes(data[:8], "little")
+    try:
+        header = json.loads(data[8 : 8 + length])
+        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+        return len(data) == 8 + length + max(ends, default=0)
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
+        return False
+
+
 # JSON
+
+
+def _canonical(obj: object) -> bytes:
+    return json.dumps(obj, sort_keys=True, separators=(",", ":")).encode()
 
 
 def _rows(lines: list[bytes]) -> list[dict[str, Any]] | None:
@@ -674,7 +787,7 @@ def _document(obj: object) -> bytes:
 def _checksum(record: Mapping[str, Any]) -> str:
     """SHA-256 of a result without its own "sha256", in one canonical spelling."""
     rest = {name: value for name, value in record.items() if name != "sha256"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    return hashlib.sha256(_canonical(rest)).hexdigest()
 
 
 def _storable(obj: Any) -> Any:

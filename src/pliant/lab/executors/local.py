@@ -21,49 +21,100 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from typing import Final, Self
 
-from pliant.lab.executors.interface import ATTEMPTS, Event, ExecutorError, Job, Kind, Work, describe
+from pliant.lab.executors.interface import (
+    ATTEMPTS,
+    NO_LIMITS,
+    Event,
+    ExecutorError,
+    Job,
+    Kind,
+    Limits,
+    Settings,
+    Work,
+    checked,
+    describe,
+    environment,
+)
 from pliant.lab.store import StorageFullError
 
 _GRACE: Final = 5.0
 """Seconds that a worker gets to leave by itself, and then to obey SIGTERM."""
 
+_TICK: Final = 0.25
+"""Seconds between looks at the limits."""
+
 _THREADS: Final = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+_DEVICES: Final = "CUDA_VISIBLE_DEVICES"
+_KNOWN: Final = {"workers": int, "memory_gb": float, "minutes": float, "silent_minutes": float}
 
 
 class LocalExecutor:
-    """Runs jobs in ``workers`` processes (None: one per usable core), each with its share of the cores as threads."""
+    """Runs jobs in worker processes of this machine, each with its share of the cores as threads, and the GPUs in turn.
+
+    Args:
+        workers: how many; None: one per usable core.
+        memory_gb: resident memory, in 1e9 bytes, at which a worker and its children are ended (on Linux). None: no limit.
+        limits: when an attempt is ended.
+    """
 
     name: Final[str]
 
-    def __init__(self, workers: int | None = None) -> None:
+    def __init__(self, workers: int | None = None, *, memory_gb: float | None = None, limits: Limits = NO_LIMITS) -> None:
         if workers is not None and workers < 1:
             raise ExecutorError(f"The executor 'local' needs at least 1 worker process, not {workers}.")
+        if memory_gb is not None and sys.platform != "linux":
+            raise ExecutorError(
+                "The executor 'local' can see how much memory its workers use on Linux only; leave memory_gb out."
+            )
         self.workers: Final = workers or _cores()
         self.name = f"local:{self.workers}"
+        self._bounds = _Bounds(memory_gb, limits)
 
     @classmethod
-    def parse(cls, argument: str | None) -> Self:
+    def parse(cls, argument: str | None, settings: Settings) -> Self:
+        found = checked("local", settings, _KNOWN)
+        limits = Limits(found.pop("minutes", None), found.pop("silent_minutes", None))
         if argument is None:
-            return cls()
+            return cls(limits=limits, **found)
         if not (argument.isascii() and argument.isdigit() and len(argument) <= 4 and int(argument) > 0):
             raise ExecutorError(
                 f"'local:{argument}' must give the number of worker processes as a whole number from 1 to 9999, "
                 f"for example 'local:4'; 'local' alone takes one worker per usable core ({_cores()} here)."
             )
-        return cls(int(argument))
+        return cls(int(argument), limits=limits, memory_gb=found.get("memory_gb"))
 
     def run(self, jobs: Sequence[Job], work: Work, on_event: Callable[[Event], None]) -> None:
         """As :meth:`Executor.run`. A job whose worker died is begun again after the waiting ones: what killed it is most
         often memory, and that is least scarce when the neighbours are done. ExecutorError when ``work`` cannot be sent
         to another process or when workers do not even start."""
         threads = max(1, _cores() // self.workers)
-        with _Supervisor(_pickled(work), self.workers, threads, on_event) as supervisor:
+        with _Supervisor(_pickled(work), self.workers, threads, on_event, self._bounds) as supervisor:
             supervisor.run(jobs)
 
 
 # The driver's side
+
+
+@dataclass(frozen=True)
+class _Bounds:
+    memory_gb: float | None
+    limits: Limits
+
+    @property
+    def tick(self) -> float | None:
+        """Seconds between looks; None where nothing is limited."""
+        return None if self == _Bounds(None, NO_LIMITS) else _TICK
+
+    def exceeded(self, worker: _Worker) -> str | None:
+        now = time.monotonic()
+        if self.memory_gb is not None and worker.process.pid is not None:
+            used = _resident(worker.process.pid)
+            if used > self.memory_gb * 1e9:
+                return f"it used {used / 1e9:.2f} GB of memory, more than the limit of {self.memory_gb:g} GB, and was ended"
+        return self.limits.exceeded(now - worker.begun, now - worker.sign)
 
 
 @dataclass(frozen=True)
@@ -73,17 +124,22 @@ class _Attempt:
 
 
 class _Worker:
-    """A process, the pipe to it, and what it is doing."""
+    """A process, the pipe to it, and what it is doing: since ``begun``, and with a last ``sign``, both monotonic seconds.
+    ``slot`` counts the workers that live side by side; it decides which GPU this one sees."""
 
-    def __init__(self, work: bytes, threads: int) -> None:
+    def __init__(self, work: bytes, threads: int, slot: int) -> None:
         context = multiprocessing.get_context("spawn")
         self.connection, far_end = context.Pipe()
         self.ready = False
         self.attempt: _Attempt | None = None
+        self.begun = self.sign = 0.0
+        self.slot = slot
+        devices = _devices()
+        ours = {**dict.fromkeys(_THREADS, str(threads)), **({_DEVICES: devices[slot % len(devices)]} if devices else {})}
         # Not a daemon: those may not have children, and a user's data loader may want some.
         self.process = context.Process(target=_serve, args=(far_end, work, os.getpid()), name="pliant-worker")
         try:
-            with _environment(dict.fromkeys(_THREADS, str(threads))), _interrupts_held_back():
+            with environment(ours), _interrupts_held_back():
                 self.process.start()
         except BaseException:
             self.connection.close()
@@ -121,8 +177,9 @@ class _Worker:
 
 
 class _Supervisor:
-    def __init__(self, work: bytes, workers: int, threads: int, on_event: Callable[[Event], None]) -> None:
+    def __init__(self, work: bytes, workers: int, threads: int, on_event: Callable[[Event], None], bounds: _Bounds) -> None:
         self._work = work
+        self._bounds = bounds
         self._target = workers
         self._threads = threads
         self._on_event = on_event
@@ -142,7 +199,7 @@ class _Supervisor:
             self._fill()
             for worker in self._workers:
                 self._dispatch(worker)
-            events = set(wait([source for w in self._workers for source in (w.connection, w.death)]))
+            events = set(wait([source for w in self._workers for source in (w.connection, w.death)], self._bounds.tick))
             for worker in list(self._workers):
                 if worker.death in events:
                     # What it said before it died still counts: the job may have been finished.
@@ -152,6 +209,14 @@ class _Supervisor:
                         self._bury(worker)
                 elif worker.connection in events and not self._receive(worker, block=True):
                     self._bury(worker)
+            if self._bounds.tick is not None:
+                self._enforce()
+
+    def _enforce(self) -> None:
+        for worker in [w for w in self._workers if w.attempt is not None]:
+            why = self._bounds.exceeded(worker)
+            if why is not None:
+                self._bury(worker, why)
 
     def _fill(self) -> None:
         if self._failed_starts >= ATTEMPTS and self._workers:
@@ -160,7 +225,9 @@ class _Supervisor:
         busy = sum(worker.attempt is not None for worker in self._workers)
         while len(self._workers) < min(self._target, busy + len(self._waiting)):
             try:
-                self._workers.append(_Worker(self._work, self._threads))
+                taken = {worker.slot for worker in self._workers}
+                slot = next(n for n in range(self._target) if n not in taken)
+                self._workers.append(_Worker(self._work, self._threads, slot))
             except OSError as error:
                 raise ExecutorError(
                     f"The system refuses to start a worker process: {error.strerror}. {len(self._workers)} of "
@@ -178,6 +245,7 @@ class _Supervisor:
             return
         self._waiting.popleft()
         worker.attempt = attempt
+        worker.begun = worker.sign = time.monotonic()
         self._tell("started", attempt)
 
     def _receive(self, worker: _Worker, block: bool) -> bool:
@@ -196,6 +264,7 @@ class _Supervisor:
             raise _unpicklable(content)
         elif attempt is not None:
             if kind == "progress":
+                worker.sign = time.monotonic()
                 self._tell("progress", attempt, data=content)
                 return True
             if kind == "full":
@@ -210,10 +279,11 @@ class _Supervisor:
                 self._tell("failed", attempt, message)
         return True
 
-    def _bury(self, worker: _Worker) -> None:
+    def _bury(self, worker: _Worker, why: str | None = None) -> None:
         attempt = worker.attempt
         ready = worker.ready
-        how = "worker died: " + _cause(self._remove(worker, patience=1))
+        code = self._remove(worker, patience=1 if why is None else 0)
+        how = f"worker died: {why or _cause(code)}"
         if attempt is not None:
             if attempt.number < ATTEMPTS:
                 self._waiting.append(_Attempt(attempt.job, attempt.number + 1))
@@ -323,19 +393,26 @@ def _process_handle(pid: int | None) -> int | None:
         return None
 
 
-@contextlib.contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    """A spawned process inherits the environment of this moment; OpenMP reads it before any Python could set it."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
+def _devices() -> list[str]:
+    """The name of each GPU that this process may use. Workers take turns: all would use the first."""
+    given = os.environ.get(_DEVICES)
+    if given is not None:
+        return [name for name in given.split(",") if name]
     try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        return [str(n) for n in range(len(os.listdir("/proc/driver/nvidia/gpus")))]
+    except OSError:
+        return []
+
+
+def _resident(pid: int) -> int:
+    """Bytes of memory that a process and its children hold; what they share counts for each."""
+    total = 0
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        total += int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        for task in os.listdir(f"/proc/{pid}/task"):
+            for child in Path(f"/proc/{pid}/task/{task}/children").read_text().split():
+                total += _resident(int(child))
+    return total
 
 
 @contextlib.contextmanager

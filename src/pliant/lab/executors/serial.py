@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Self
 
-from pliant.lab.executors.interface import Event, ExecutorError, Job, Work, describe
+from pliant.lab.executors.interface import Event, ExecutorError, Job, Settings, Work, checked, describe
 from pliant.lab.store import StorageFullError
 
 
@@ -15,7 +15,8 @@ class SerialExecutor:
     name: Final[str] = "serial"
 
     @classmethod
-    def parse(cls, argument: str | None) -> Self:
+    def parse(cls, argument: str | None, settings: Settings) -> Self:
+        checked("serial", settings, {})
         if argument is not None:
             raise ExecutorError(
                 f"The executor 'serial' takes no argument, and 'serial:{argument}' gives it one. It runs one trial at a "
