@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from pliant.lab.store import PREDICTIONS, StorageFullError, Store, StoreError, TrialBusyError
+from pliant.lab.store import DETECTIONS, PREDICTIONS, StorageFullError, Store, StoreError, TrialBusyError
 
 __all__ = ["Merge", "merge"]
 
@@ -117,7 +117,7 @@ def _difference(one: Mapping[str, Any], two: Mapping[str, Any]) -> str | None:
         a, b = one["row"].get(name), two["row"].get(name)
         if a != b:
             return f"{name} is {a!r} here, {b!r} there"
-    if one["files"].get(PREDICTIONS) != two["files"].get(PREDICTIONS):
+    if any(one["files"].get(name) != two["files"].get(name) for name in (PREDICTIONS, DETECTIONS)):
         return "the predictions differ, though no score does"
     return None
 

@@ -179,7 +179,7 @@ class Result:
 
     @property
     def task(self) -> str:
-        """What the data ask for: "binary", "multiclass" or "multilabel"."""
+        """What the data ask for: "binary", "multiclass", "multilabel" or "detection"."""
         return self._data.task
 
     @property
@@ -190,7 +190,7 @@ class Result:
     @property
     def groups(self) -> NDArray[Any] | None:
         """Which examples of the data belong together, shape (n,); None where all are independent."""
-        return self._data.groups
+        return None if isinstance(self._data, Detection) else self._data.groups
 
     def frame(self) -> pl.DataFrame:
         """The rows as a polars table."""

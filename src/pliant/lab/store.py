@@ -66,7 +66,7 @@ FAILURE: Final = "failure.json"
 RESULT: Final = "result.json"
 LOCK: Final = "lock"
 DRIVER: Final = "driver-{}.lock"
-FILES: Final = (SPEC, HISTORY, CHECKPOINT, PREDICTIONS, FAILURE, RESULT)
+FILES: Final = (SPEC, HISTORY, CHECKPOINT, PREDICTIONS, DETECTIONS, FAILURE, RESULT)
 """All that a trial's directory may hold, but for its lock and temporary files."""
 _SEAL: Final = b"\n--pliant-seal\n"
 _LAST_ROWS: Final = 65536
@@ -453,7 +453,7 @@ class TrialDirectory:
             self._inspect(files)
             _make_directory(self.path)
             # A checkpoint must never be older than its history, nor a result than its files.
-            for name in (SPEC, HISTORY, CHECKPOINT, PREDICTIONS, RESULT):
+            for name in (SPEC, HISTORY, CHECKPOINT, PREDICTIONS, DETECTIONS, RESULT):
                 if name in files:
                     _replace(self.path / name, files[name])
             self._history_checked = False
@@ -463,7 +463,7 @@ class TrialDirectory:
 
     def _inspect(self, files: Mapping[str, bytes]) -> None:
         """StoreError unless ``files`` are a trial's, whole and undamaged."""
-        known = {SPEC, HISTORY, PREDICTIONS, RESULT} if RESULT in files else {SPEC, HISTORY, CHECKPOINT}
+        known = {SPEC, HISTORY, PREDICTIONS, DETECTIONS, RESULT} if RESULT in files else {SPEC, HISTORY, CHECKPOINT}
         strangers = set(files) - known
         if strangers:
             raise StoreError(
