@@ -159,12 +159,18 @@ def _cell(rule: Mapping[str, Any], value: PrintedValue) -> Cell:
 def entries(paper: str, study: str) -> list[dict[str, Any]]:
     """The printed numbers that belong to a study, as ``ReportData.printed`` has them. Rows of one activation, which are epochs
     of one run, are one entry with their mean; each is in its note."""
-    cells: dict[tuple[str, str, str, str], list[PrintedValue]] = defaultdict(list)
+    return [_entry(key, values) for key, values in _by_study(paper).get(study, {}).items()]
+
+
+@functools.cache
+def _by_study(paper: str) -> dict[str, dict[tuple[str, str, str, str], list[PrintedValue]]]:
+    found: dict[str, dict[tuple[str, str, str, str], list[PrintedValue]]] = defaultdict(lambda: defaultdict(list))
     for rule in sections(paper, "place"):
         for value in _all_printed():
-            if value.table == rule["table"] and (cell := _cell(rule, value)).study == study:
-                cells[value.table, cell.activation, cell.metric, value.activation].append(value)
-    return [_entry(key, values) for key, values in cells.items()]
+            if value.table == rule["table"]:
+                cell = _cell(rule, value)
+                found[cell.study][value.table, cell.activation, cell.metric, value.activation].append(value)
+    return found
 
 
 def _entry(key: tuple[str, str, str, str], values: list[PrintedValue]) -> dict[str, Any]:
