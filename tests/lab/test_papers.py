@@ -399,7 +399,7 @@ def columns(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
             *('quirks=["top_5_epoch_rows"]', "thresholds=[0.2]"),
         ]
     ).only(["relu", "srelu"])  # fmt: skip
-    return set(run(study, store=tmp_path_factory.mktemp("columns")).rows[0])
+    return set(run(study, store=tmp_path_factory.mktemp("columns"), stack=1).rows[0])
 
 
 def test_every_claim_names_what_is_there(columns: set[str]) -> None:
@@ -505,6 +505,7 @@ def test_a_tier_and_a_table_on_the_command_line(pliant) -> None:
         assert words in err
 
 
+@pytest.mark.slow
 def test_a_tier_is_run_reported_and_looked_up(pliant, tmp_path: Path) -> None:
     small = ("--tier", "smoke", "-a", "srelu", "--set", "train.epochs=1", "--set", "model.options.width=4")
     assert pliant("run", "srelu-fig3", *small, "--on", "serial", "-q")[0] == 0
