@@ -435,15 +435,15 @@ def test_faster_rcnn_by_default_is_torchvisions() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "steps", "rate", "options"),
+    ("name", "steps", "rate", "falls", "options"),
     [
-        ("faster_rcnn", 60, 1e-3, {"backbone": "resnet18", "size": 192, "box_features": 128, "proposals": 100}),
-        ("fcos", 50, 1e-3, {"backbone": "resnet18", "size": 192, "head_convs": 2}),
-        ("yolov2", 90, 2e-3, {"width": 0.25, "size": 224, "prior_images": 0}),
+        ("faster_rcnn", 50, 1e-3, 5, {"backbone": "resnet18", "size": 192, "box_features": 128, "proposals": 100}),
+        ("fcos", 50, 1e-3, 3, {"backbone": "resnet18", "size": 192, "head_convs": 2}),
+        ("yolov2", 90, 2e-3, 50, {"width": 0.25, "size": 224, "prior_images": 0}),
     ],
 )
 def test_it_learns_four_photographs_by_heart(
-    name: str, steps: int, rate: float, options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, steps: int, rate: float, falls: float, options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PLIANT_DATA", str(real_folder("VOCdevkit", tmp_path)))
     data = VOCDetection.load(train="2012/train", validation="", test="")
@@ -469,8 +469,8 @@ def test_it_learns_four_photographs_by_heart(
         optimizer.step()
         schedule.step()
         totals.append(total.item())
-    # The loss of the centres of FCOS is a cross-entropy with shares, which stays near 0.6.
-    assert totals[-1] < totals[0] / (3 if name == "fcos" else 10)
+    # FCOS's loss of centres is a cross-entropy with shares, which stays near 0.6.
+    assert totals[-1] < totals[0] / falls
     assert average_precision(found(network, images), targets) > 0.9
 
 
