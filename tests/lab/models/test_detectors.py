@@ -437,7 +437,13 @@ def test_faster_rcnn_by_default_is_torchvisions() -> None:
 @pytest.mark.parametrize(
     ("name", "steps", "rate", "falls", "options"),
     [
-        ("faster_rcnn", 50, 1e-3, 5, {"backbone": "resnet18", "size": 192, "box_features": 128, "proposals": 100}),
+        (
+            "faster_rcnn",
+            60,
+            1e-3,
+            5,
+            {"backbone": "resnet18", "size": 192, "max_size": 256, "box_features": 128, "proposals": 100},
+        ),
         ("fcos", 50, 1e-3, 3, {"backbone": "resnet18", "size": 192, "head_convs": 2}),
         ("yolov2", 90, 2e-3, 50, {"width": 0.25, "size": 224, "prior_images": 0}),
     ],
