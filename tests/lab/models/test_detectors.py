@@ -11,15 +11,19 @@ from pathlib import Path
 from typing import Any
 from urllib.error import URLError
 
+import numpy as np
 import pytest
 import torch
 import torchvision
+from real import folder as real_folder
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torchvision.ops import box_iou
 
 from pliant import AReLU, PReLU
 from pliant.errors import DomainError, PliantError, UnknownNameError
-from pliant.lab.models.detection import ALL, VERSIONS, Detector, WeightsError, faster_rcnn, fcos, find, yolov2
+from pliant.lab.datasets import VOCDetection
+from pliant.lab.models.detection import ALL, VERSIONS, Detector, WeightsError, cluster, faster_rcnn, fcos, find, yolov2
 from pliant.lab.models.detection.weights import load_backbone
 
 CLASSES = 3
@@ -424,3 +428,73 @@ def test_faster_rcnn_by_default_is_torchvisions() -> None:
         assert torch.equal(mine["labels"], their["labels"] - 1)
         torch.testing.assert_close(mine["boxes"], their["boxes"])
         torch.testing.assert_close(mine["scores"], their["scores"])
+
+
+# --- real images ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "steps", "rate", "falls", "options"),
+    [
+        (
+            "faster_rcnn",
+            60,
+            1e-3,
+            5,
+            {"backbone": "resnet18", "size": 192, "max_size": 256, "box_features": 128, "proposals": 100},
+        ),
+        ("fcos", 50, 1e-3, 3, {"backbone": "resnet18", "size": 192, "head_convs": 2}),
+        ("yolov2", 90, 2e-3, 50, {"width": 0.25, "size": 224, "prior_images": 0}),
+    ],
+)
+def test_it_learns_four_photographs_by_heart(
+    name: str, steps: int, rate: float, falls: float, options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PLIANT_DATA", str(real_folder("VOCdevkit", tmp_path)))
+    data = VOCDetection.load(train="2012/train", validation="", test="")
+    examples = [data.example(i) for i in range(4)]
+    images = [torch.from_numpy(pixels) / 255 for pixels, _ in examples]
+    targets = [{k: torch.from_numpy(t[k].copy()) for k in ("boxes", "labels")} for _, t in examples]
+    if name == "yolov2":
+        sides = [
+            (t["boxes"][:, 2:] - t["boxes"][:, :2]) / torch.tensor(i.shape[:0:-1]) for t, i in zip(targets, images, strict=True)
+        ]
+        options = {**options, "anchors": cluster(torch.cat(sides).numpy())}
+    else:
+        options = {**options, "pyramid_channels": 64}
+    torch.manual_seed(0)
+    network = ALL[name](AReLU, classes=20, **options)
+    optimizer = torch.optim.Adam(network.parameters(), rate)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps)
+    totals = []
+    for _ in range(steps):
+        total = torch.stack(list(network.train()(images, targets).values())).sum()
+        optimizer.zero_grad()
+        total.backward()
+        optimizer.step()
+        schedule.step()
+        totals.append(total.item())
+    # FCOS's loss of centres is a cross-entropy with shares, which stays near 0.6.
+    assert totals[-1] < totals[0] / falls
+    assert average_precision(found(network, images), targets) > 0.9
+
+
+def average_precision(results: list[dict[str, Tensor]], truth: list[dict[str, Tensor]]) -> float:
+    """AP50, all points, averaged over the classes that are there."""
+    values = []
+    for label in torch.cat([t["labels"] for t in truth]).unique():
+        hits: list[tuple[float, bool]] = []
+        for result, true in zip(results, truth, strict=True):
+            overlap = box_iou(result["boxes"][result["labels"] == label], true["boxes"][true["labels"] == label])
+            taken: set[int] = set()
+            for row, score in zip(overlap, result["scores"][result["labels"] == label], strict=True):
+                best = int(row.argmax()) if len(row) else -1
+                hits.append((float(score), best >= 0 and float(row[best]) >= 0.5 and best not in taken))
+                if hits[-1][1]:
+                    taken.add(best)
+        right = torch.tensor([hit for _, hit in sorted(hits, key=lambda h: -h[0])]).double()
+        precision = right.cumsum(0) / torch.arange(1, len(right) + 1)
+        best_later = precision.flip(0).cummax(0).values.flip(0)
+        values.append(float((best_later * right).sum() / sum(int((t["labels"] == label).sum()) for t in truth)))
+    return float(np.mean(values))

@@ -8,13 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from real import folder as real_folder
 from torch import Tensor, nn
 from torchvision.ops import box_iou
 
 from pliant import AReLU
 from pliant.errors import DomainError, UnknownNameError
-from pliant.lab.datasets import VOCDetection
 from pliant.lab.models.detection import cluster, mean_iou, yolov2
 from pliant.lab.models.detection.region import assign, decode, iou, region_loss
 from pliant.lab.models.detection.yolov2 import VOC_ANCHORS, YOLOv2
@@ -368,52 +366,3 @@ def test_distance_is_overlap_and_not_length() -> None:
 def test_boxes_that_make_no_anchors_are_refused(boxes: list[tuple[float, ...]]) -> None:
     with pytest.raises(DomainError):
         cluster(boxes, 2)
-
-
-# --- real images ------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.slow
-def test_it_learns_four_photographs_by_heart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PLIANT_DATA", str(real_folder("VOCdevkit", tmp_path)))
-    data = VOCDetection.load(train="2012/train", validation="", test="")
-    examples = [data.example(i) for i in range(4)]
-    images = [torch.from_numpy(pixels) / 255 for pixels, _ in examples]
-    targets = [{k: torch.from_numpy(t[k].copy()) for k in ("boxes", "labels")} for _, t in examples]
-    sizes = [
-        (t["boxes"][:, 2:] - t["boxes"][:, :2]) / torch.tensor(i.shape[:0:-1]) for t, i in zip(targets, images, strict=True)
-    ]
-    torch.manual_seed(0)
-    network = yolov2(AReLU, classes=20, size=224, width=0.25, anchors=cluster(torch.cat(sizes).numpy()), prior_images=0)
-    optimizer = torch.optim.Adam(network.parameters(), 2e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, 90)
-    losses = []
-    for _ in range(90):
-        total = torch.stack(list(network.train()(images, targets).values())).sum()
-        optimizer.zero_grad()
-        total.backward()
-        optimizer.step()
-        schedule.step()
-        losses.append(total.item())
-    assert losses[-1] < losses[0] / 50
-    assert average_precision(network.eval()(images), targets) > 0.9
-
-
-def average_precision(found: list[dict[str, Tensor]], truth: list[dict[str, Tensor]]) -> float:
-    """AP50, all points, averaged over the classes that are there."""
-    values = []
-    for label in torch.cat([t["labels"] for t in truth]).unique():
-        hits: list[tuple[float, bool]] = []
-        for f, t in zip(found, truth, strict=True):
-            overlap = box_iou(f["boxes"][f["labels"] == label], t["boxes"][t["labels"] == label])
-            taken: set[int] = set()
-            for row, score in zip(overlap, f["scores"][f["labels"] == label], strict=True):
-                best = int(row.argmax()) if len(row) else -1
-                hits.append((float(score), best >= 0 and float(row[best]) >= 0.5 and best not in taken))
-                if hits[-1][1]:
-                    taken.add(best)
-        right = torch.tensor([hit for _, hit in sorted(hits, key=lambda h: -h[0])]).double()
-        precision = right.cumsum(0) / torch.arange(1, len(right) + 1)
-        best_later = precision.flip(0).cummax(0).values.flip(0)
-        values.append(float((best_later * right).sum() / sum(int((t["labels"] == label).sum()) for t in truth)))
-    return float(np.mean(values))
