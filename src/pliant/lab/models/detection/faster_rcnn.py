@@ -17,8 +17,6 @@ from pliant.lab.models.layers import Activation
 
 __all__ = ["faster_rcnn"]
 
-LEVELS = 5
-
 
 def faster_rcnn(
     activation: Activation,
@@ -32,6 +30,8 @@ def faster_rcnn(
     max_size: int | None = None,
     norm: str = "auto",
     trainable: int | None = None,
+    pyramid_channels: int = 256,
+    levels: tuple[int, ...] = (1, 2, 3, 4),
     anchor_sizes: Sequence[float] | None = None,
     proposals: int | None = None,
     box_features: int = 1024,
@@ -50,7 +50,10 @@ def faster_rcnn(
         weights: "", a file, or "torchvision"; see :func:`pliant.lab.models.detection.weights.load_backbone`.
         sites: "all", "backbone" or "head".
         norm, trainable: see :func:`pliant.lab.models.detection.backbones.pyramid`.
-        anchor_sizes: pixels at the five levels; None is 32, 64 ... 512 at 800 pixels, and in proportion at others.
+        pyramid_channels: of all its levels, a multiple of 32 from 64; fewer for small machines.
+        levels: stages of the ResNet on which the pyramid stands, with one more level above. Most of the time goes into the
+            first, at stride 4.
+        anchor_sizes: pixels at each level; None is 32, 64 ... 512 for all five at 800 pixels, and in proportion at others.
         proposals: of an image, kept in training and in detection; None is torchvision's 2000 and 1000.
         box_features: width of the classifier of proposals.
         score_threshold, detections: least score and greatest number of what is returned for an image.
@@ -64,23 +67,27 @@ def faster_rcnn(
     parts = chosen("faster_rcnn", sites, ("backbone", "head"))
     longest = check_size("faster_rcnn", size, max_size)
     if anchors is not None:
+        raise DomainError("faster_rcnn was given anchors=; its anchors are given by anchor_sizes=, one for each level.")
+    if not levels or tuple(levels) != tuple(range(levels[0], 5)) or levels[0] < 1:
         raise DomainError(
-            "faster_rcnn was given anchors=; its anchors are given by anchor_sizes=, one for each of five levels."
+            f"faster_rcnn was given levels={levels}; expected stages from one of 1 to 4 up to 4, such as (2, 3, 4)."
         )
-    sides = [32 * 2**i * size / 800 for i in range(LEVELS)] if anchor_sizes is None else list(anchor_sizes)
-    if len(sides) != LEVELS or min(sides) <= 0:
-        raise DomainError(f"faster_rcnn was given anchor_sizes={sides}; expected {LEVELS} sizes in pixels, finest level first.")
+    sides = [16 * 2**i * size / 800 for i in (*levels, 5)] if anchor_sizes is None else list(anchor_sizes)
+    if len(sides) != len(levels) + 1 or min(sides) <= 0:
+        raise DomainError(
+            f"faster_rcnn was given anchor_sizes={sides}; expected {len(levels) + 1} sizes in pixels, finest level first."
+        )
     if box_features < 1 or detections < 1 or (proposals is not None and proposals < 1):
         raise DomainError(
             f"faster_rcnn was given box_features={box_features}, detections={detections} and proposals={proposals}; expected "
             "at least 1 of each."
         )
-    body, origin = pyramid(backbone, weights, norm, trainable, (1, 2, 3, 4), LastLevelMaxPool())
+    body, origin = pyramid(backbone, weights, norm, trainable, tuple(levels), pyramid_channels, LastLevelMaxPool())
     network = FasterRCNN(
         body,
         min_size=size,
         max_size=longest,
-        rpn_anchor_generator=AnchorGenerator(tuple((s,) for s in sides), ((0.5, 1.0, 2.0),) * LEVELS),
+        rpn_anchor_generator=AnchorGenerator(tuple((s,) for s in sides), ((0.5, 1.0, 2.0),) * len(sides)),
         rpn_post_nms_top_n_train=proposals or 2000,
         rpn_post_nms_top_n_test=proposals or 1000,
         box_head=TwoMLPHead(body.out_channels * 7 * 7, box_features),

@@ -29,8 +29,9 @@ def fcos(
     max_size: int | None = None,
     norm: str = "auto",
     trainable: int | None = None,
+    pyramid_channels: int = 256,
     head_convs: int = 4,
-    score_threshold: float = 0.2,
+    score_threshold: float = 0.05,
     detections: int = 100,
 ) -> Borrowed:
     """torchvision's FCOS with a ResNet and a feature pyramid.
@@ -45,8 +46,10 @@ def fcos(
         weights: "", a file, or "torchvision"; see :func:`pliant.lab.models.detection.weights.load_backbone`.
         sites: "all", or some of "backbone", "fpn" and "head" with commas between them.
         norm, trainable: see :func:`pliant.lab.models.detection.backbones.pyramid`.
+        pyramid_channels: of all its levels, a multiple of 32 from 64; fewer for small machines.
         head_convs: convolutions before the classes, and before the boxes.
-        score_threshold, detections: least score and greatest number of what is returned for an image.
+        score_threshold, detections: least score (torchvision has 0.2, the paper 0.05) and greatest number of what is
+            returned for an image.
 
     Raises:
         DomainError: an option out of its range. UnknownNameError: an unknown part, backbone or norm. WeightsError: see there.
@@ -60,7 +63,8 @@ def fcos(
         raise DomainError("fcos was given anchors=; it predicts distances from points and has none.")
     if head_convs < 1 or detections < 1:
         raise DomainError(f"fcos was given head_convs={head_convs} and detections={detections}; expected at least 1 of each.")
-    body, origin = pyramid(backbone, weights, norm, trainable, (2, 3, 4), LastLevelP6P7(256, 256))
+    extra = LastLevelP6P7(pyramid_channels, pyramid_channels)
+    body, origin = pyramid(backbone, weights, norm, trainable, (2, 3, 4), pyramid_channels, extra)
     network = torchvision_fcos.FCOS(
         body,
         classes,

@@ -72,7 +72,7 @@ class Assignment:
 def assign(boxes: Sequence[Tensor], labels: Sequence[Tensor], anchors: Tensor, grid: tuple[int, int]) -> Assignment:
     """To each object the cell that holds its centre, and there the anchor whose shape overlaps it most.
 
-    Of several objects that meet in one cell and anchor the last one annotated counts, as in the release.
+    Of several objects that meet in one cell and anchor the last one counts, as in the release, which shuffles them first.
 
     Args:
         boxes: for each image (k, 4) in fractions of it, with area. labels: for each image (k,).

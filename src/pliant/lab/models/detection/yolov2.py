@@ -104,7 +104,7 @@ def yolov2(
     network.score_threshold, network.nms_threshold, network.detections = score_threshold, nms_threshold, detections
     network.weights_from = load_backbone(network.backbone, "darknet19", weights)
     network.plan = tuple(
-        f"{name}: {module.act!r}{'' if name.partition('.')[0] in parts else ' (left: not included)'}"
+        f"{name}: {' '.join(repr(module.act).split())}{'' if name.partition('.')[0] in parts else ' (left: not included)'}"
         for name, module in network.named_modules()
         if isinstance(module, Block)
     )
