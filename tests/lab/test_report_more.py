@@ -235,7 +235,14 @@ def test_ten_thousand_stored_trials_are_a_page_within_a_minute_and_three_megabyt
 def test_the_main_table_always_has_the_metric_of_the_verdict() -> None:
     rows = [
         {
-            **dict(activation=a, label=a, repeat=0, fold=f, seed=0, outcome="done", n_train=80, n_test=20),
+            "activation": a,
+            "label": a,
+            "repeat": 0,
+            "fold": f,
+            "seed": 0,
+            "outcome": "done",
+            "n_train": 80,
+            "n_test": 20,
             "test_accuracy": 0.5 + f / 20,
             "test_average_precision": 0.4 + f / 30,
         }
