@@ -19,11 +19,12 @@ from synthetic_store import filled, finish, study_of
 from pliant.lab import papers
 from pliant.lab.report import ReportData, build, write_figures, write_tables
 from pliant.lab.report.agreement import RULE, agreement
+from pliant.lab.report.page import main_table
 from pliant.lab.report.wording import metric
 from pliant.lab.result import Result
 from pliant.lab.store import Store
 from pliant.lab.study import Study
-from pliant.lab.verdict import Estimate
+from pliant.lab.verdict import Estimate, judge
 
 MEGABYTE = 1024 * 1024
 
@@ -227,3 +228,33 @@ def test_ten_thousand_stored_trials_are_a_page_within_a_minute_and_three_megabyt
     # Of the processor: the machine may be shared, and the report runs in one thread.
     assert cpu < 60
     assert size < 3
+
+
+def test_the_main_table_always_has_the_metric_of_the_verdict() -> None:
+    rows = [
+        {
+            "activation": a,
+            "label": a,
+            "repeat": 0,
+            "fold": f,
+            "seed": 0,
+            "outcome": "done",
+            "n_train": 80,
+            "n_test": 20,
+            "test_accuracy": 0.5 + f / 20,
+            "test_average_precision": 0.4 + f / 30,
+        }
+        for a in ("relu", "arelu")
+        for f in range(3)
+    ]
+    verdict = judge(
+        rows,
+        activations=("relu", "arelu"),
+        labels={},
+        baseline="relu",
+        metric="average_precision",
+        metrics=("average_precision", "accuracy"),
+        margin=0.01,
+    )
+    table = main_table(ReportData(title="t", question="", rows=rows, verdict=verdict))
+    assert [m.text for m in table.metrics] == ["Average precision", "Accuracy"]

@@ -45,6 +45,7 @@ def _listing(what: str) -> list[dict[str, Any]]:
     from pliant import catalog
     from pliant.lab import datasets, executors, models, papers
     from pliant.lab.datasets import inventory
+    from pliant.lab.models import detection
     from pliant.lab.network import measure
 
     def first_line(thing: Any) -> str:
@@ -89,6 +90,7 @@ def _listing(what: str) -> list[dict[str, Any]]:
         "models": lambda: [
             *(network_row(n, f) for n, f in models.ALL.items()),
             *(network_row(f"{n}:NAME", f) for n, f in models.external.LIBRARIES.items()),
+            *(network_row(n, f) for n, f in detection.ALL.items()),
         ],
         "datasets": lambda: [
             {

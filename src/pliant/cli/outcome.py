@@ -76,7 +76,7 @@ def _show(verdict: Verdict, console: Console) -> None:
     compared = {c.activation: c for c in verdict.comparisons}
     metric = verdict.metric
     # What is judged always fits on 80 columns; the rest is shown where there is room, and in the report.
-    others = [m for m in ("accuracy", "precision", "recall", "f1") if m != metric] if console.width >= WIDE else []
+    others = [m for m in verdict.estimates if m != metric] if console.width >= WIDE else []
     diverged = any(e.diverged for e in verdict.estimates[metric])
     table = Table(header_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("activation", overflow="fold", min_width=8)

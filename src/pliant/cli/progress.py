@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -128,7 +129,9 @@ class Display:
             if not course.epoch:
                 course.first, course.first_told = int(event.data["epoch"]), now
             course.epoch, course.told = int(event.data["epoch"]), now
-            course.accuracy = event.data.get("validation_accuracy")
+            # Of a detector the average precision, which no object in the validation part leaves undefined.
+            score = event.data.get("validation_accuracy", event.data.get("validation_ap"))
+            course.accuracy = score if score is not None and math.isfinite(score) else None
         elif event.kind == "retrying":
             self._courses.pop(event.key, None)
         elif event.kind in ("finished", "failed"):

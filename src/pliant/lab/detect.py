@@ -64,7 +64,10 @@ class Detecting(Course):
         shown = (rows[i : i + EVALUATION_BATCH].tolist() for i in range(0, len(rows), EVALUATION_BATCH))
         found: list[dict[str, NDArray[Any]]] = []
         for images, _ in stream(self.data, shown, self.device):
-            found += [{name: value.cpu().numpy() for name, value in one.items()} for one in self.detector(images)]
+            for one in self.detector(images):
+                # Weights that overflowed in the last step of an epoch give boxes that are none.
+                kept = torch.isfinite(one["boxes"]).all(dim=1) & torch.isfinite(one["scores"])
+                found.append({name: value[kept].cpu().numpy() for name, value in one.items()})
         return Detections.of(found)
 
     def truth(self, rows: NDArray[np.int64]) -> Truth:

@@ -71,6 +71,7 @@ class RunningTrial:
     epoch: int
     epochs: int
     validation_accuracy: float | None
+    """Of a detector its validation AP, as COCO defines it."""
     idle: float
     holder: Holder
 
@@ -251,7 +252,7 @@ class Watch:
         if holder.alive is None and now - seen > max(self._patience, 5 * float(took or 0)):
             return outcome, seen, None, None
         epochs = int(row.get("epochs") or epoch)
-        accuracy = last.get("validation_accuracy")
+        accuracy = last.get("validation_accuracy", last.get("validation_ap"))
         elapsed = epoch * float(took) if took is not None else max(0.0, now - holder.since)
         under_way = RunningTrial(
             label=str(row.get("label")),

@@ -250,6 +250,9 @@ def main_table(data: ReportData) -> MainTable:
     if verdict is not None:
         estimates = {m: {e.activation: e for e in found} for m, found in verdict.estimates.items()}
     shown = [m for m in MAIN_METRICS if m in estimates] or list(estimates)[:4]
+    if verdict is not None and verdict.metric in estimates and verdict.metric not in shown:
+        # What the verdict is about is never missing from the table.
+        shown = [verdict.metric, *shown]
     comparisons = {c.activation: c for c in verdict.comparisons} if verdict is not None else {}
     tallies = {activation: _outcomes(data, activation) for activation in names}
     rows = []
