@@ -15,7 +15,6 @@ from pathlib import Path
 
 from pliant.lab import papers, records
 from pliant.lab.claims import Known, settle
-from pliant.lab.evidence import Evidence
 from pliant.lab.papers import ReleasedEpoch
 from pliant.schedules import Logistic
 
@@ -161,7 +160,15 @@ def seconds() -> list[list[str]]:
         dataset = value.dataset.partition(" (")[0]
         mean = statistics.fmean(e.epoch_seconds for e in logged(dataset, value.activation))
         assert value.value is not None
-        rows.append([dataset, value.activation, f"{value.value:.6f}", f"{mean:.6f}", f"{mean - value.value:+.6f}"])
+        rows.append(
+            [
+                dataset,
+                value.activation,
+                f"{value.value:.6f}",
+                f"{mean:.6f}",
+                f"{round(mean - value.value, 6) + 0.0:+.6f}".replace("+0.000000", "0"),
+            ]
+        )
     return rows
 
 
@@ -210,17 +217,19 @@ def adaptive_cells() -> list[list[str]]:
                     for v in papers.printed(value.table)
                     if (v.dataset, v.model, v.optimizer, v.metric, v.activation) == (*place, theirs) and v.value is not None
                 ]
-                if other and value.metric == "classification_precision":
+                if other:
                     cells.setdefault(place, (value.value, other[0]))
         won = [place for place, (a, b) in cells.items() if a > b]
-        lost = [f"{p[1]} on {p[0]}{'' if p[2] == 'SGD' else f' with {p[2]}'}" for p in cells if p not in won]
+        lost = [f"{p[1]} on {p[0]}{f' with {p[2]}' if p[2] == 'Momentum' else ''}" for p in cells if p not in won]
         rows.append([f"{ours} above {theirs}", f"{len(won)} of {len(cells)}", "; ".join(lost) or "none"])
     return rows
 
 
 def spreads() -> list[list[str]]:
     """What is printed after the ±: read as a standard deviation, and as a variance."""
-    found = sorted(v.std for v in papers.printed() if v.std is not None)
+    # Tables 1, 2 and 5 share cells.
+    cells = {(v.dataset, v.model, v.optimizer, v.activation): v.std for v in papers.printed() if v.std is not None}
+    found = sorted(cells.values())
     n, median = len(found), statistics.median(found)
     tested = math.sqrt(0.85 * 0.15 / 64)
     return [
@@ -306,15 +315,14 @@ def claim_rows(paper: str, known_: Known) -> list[list[str]]:
     rows = []
     for claim in papers.claims(paper):
         answer = settle(claim, known_)
-        finding = answer.finding
-        if finding is not None:
-            evidence: Evidence | None = known_.best(claim.test.study) if claim.test else None
-            where = (
-                f"[`{finding.directory}`](../../records/{finding.directory})"
-                if evidence and evidence.path
-                else finding.directory
-            )
-            ours = f"**{finding.label}**: {finding.sentence} ({finding.verdict.lower() or 'no verdict'}; {where})"
+        if answer.findings:
+            told = [
+                f"**{f.label}**: {f.sentence} ({f.verdict.lower() or 'no verdict'}; [`{f.directory}`](../../records/{f.directory}))"
+                for f in answer.findings
+            ]
+            if len(told) < answer.tests:
+                told.append(f"{answer.tests - len(told)} of its {answer.tests} studies were not run")
+            ours = "; ".join(told)
         elif answer.state == "settled":
             ours = f"settled by algebra or a test: `{claim.settled_by}`"
         elif answer.state == "not run":
@@ -372,7 +380,7 @@ BLOCKS: dict[str, Callable[[str], str]] = {
     ),
     "bounds": lambda _: table(["classes", "least", "uniform output", "most", "ordinary cross-entropy"], bounds()),
     "adaptive": lambda _: table(["printed value", "cells", "not in"], adaptive_cells()),
-    "spreads": lambda _: table(["", "value", ""], spreads()),
+    "spreads": lambda _: table(["the number after ±", "value", "read as"], spreads()),
     "resolution": lambda _: table(["test part", "examples", "one example, points", "chance alone (sd), points"], resolution()),
     "results": results,
     "claims": lambda paper: table(["no.", "claim", "the paper's own numbers", "ours"], claim_rows(paper, known())),

@@ -271,7 +271,9 @@ def read(path: Path) -> Record:
             f"{VERSION}. Make it again with this version: {about.get('command', 'pliant record')}."
         )
     if about.get("sha256") != _checksum(about):
-        raise RecordError(f"{path / RECORD} is not what was recorded. Restore it from the repository, or make the record again.")
+        raise RecordError(
+            f"{path / RECORD} is not what was recorded. Restore it from the repository, or make the record again."
+        )
     for name, expected in about["files"].items():
         found = hashlib.sha256(_bytes(path / name)).hexdigest()
         if found != expected:

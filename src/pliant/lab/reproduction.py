@@ -18,7 +18,7 @@ from pliant.lab.claims import Answer, Known, settle, size_of
 from pliant.lab.evidence import Evidence, Tier
 from pliant.lab.papers import PAPERS, Group, PrintedValue
 from pliant.lab.report import reproduction as page
-from pliant.lab.report.reproduction import ClaimRow, Drawing, Member, Number, Ours, Paper, Part, Reproduction, Summary
+from pliant.lab.report.reproduction import ClaimRow, Drawing, Fate, Member, Number, Ours, Paper, Part, Reproduction, Summary
 from pliant.lab.report.wording import counted, listed
 from pliant.lab.study import Study
 from pliant.lab.verdict import Estimate
@@ -267,22 +267,21 @@ class _Desk:
     # Claims
 
     def claim(self, answer: Answer) -> ClaimRow:
-        claim, finding = answer.claim, answer.finding
-        told, word, link = claim.not_yet or claim.experiment, "", ""
-        fate = {"settled": "settled by algebra or a test", "open": "open", "not run": "not run"}.get(answer.state, "")
-        if finding is not None:
+        claim = answer.claim
+        fates = []
+        for finding in answer.findings:
             rest = f" {counted(finding.unfinished, 'row')} of the study without a result." if finding.unfinished else ""
-            told, word, fate = (
-                f"{finding.sentence} ({finding.verdict or 'no verdict'}; {finding.directory}).{rest}",
-                finding.word,
-                finding.label,
-            )
-            found = self.known.at(answer.claim.test.study, finding.tier) if answer.claim.test else None
-            link = self.link(found) if found is not None else ""
-        elif answer.state == "settled":
-            told = f"{claim.settled_by}. {claim.experiment}"
-        command = f"{answer.command} ({counted(answer.trials, 'trial')})" if answer.command and finding is None else ""
-        return ClaimRow(claim.number, claim.title, claim.evidence_status, claim.evidence, fate, word, told, command, link)
+            told = f"{finding.sentence} ({finding.verdict or 'no verdict'}; {finding.directory}).{rest}"
+            found = self.known.at(finding.study, finding.tier)
+            fates.append(Fate(finding.word, finding.label, told, self.link(found) if found is not None else ""))
+        state = {"settled": "settled by algebra or a test", "open": "open", "not run": "not run"}.get(answer.state, "")
+        text = {"settled": f"{claim.settled_by}. {claim.experiment}", "decided": ""}.get(
+            answer.state, claim.not_yet or claim.experiment
+        )
+        if 0 < len(fates) < answer.tests:
+            text = f"{answer.tests - len(fates)} of its {answer.tests} studies have no result here."
+        command = f"{answer.command} ({counted(answer.trials, 'trial')})" if answer.state == "not run" else ""
+        return ClaimRow(claim.number, claim.title, claim.evidence_status, claim.evidence, tuple(fates), state, text, command)
 
 
 def _has_numbers(group: Group) -> bool:
