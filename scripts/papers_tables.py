@@ -233,7 +233,7 @@ def spreads() -> list[list[str]]:
     n, median = len(found), statistics.median(found)
     tested = math.sqrt(0.85 * 0.15 / 64)
     return [
-        ["how many", str(n), ""],
+        ["cells that have one", str(n), ""],
         ["smallest, median, largest", f"{found[0]:.2e}, {median:.2e}, {found[-1]:.2e}", "as printed"],
         [
             "their square roots",
