@@ -117,7 +117,9 @@ def test_the_rows_of_tables_1_to_3_are_epochs_of_the_logs() -> None:
     for dataset, table in tables.TABLES.items():
         for value in papers.printed(table):
             log = {e.epoch: e for e in tables.logged(dataset, value.activation)}
-            assert value.value == pytest.approx(getattr(log[value.epoch_in_log], columns[value.split, value.metric]), abs=1.1e-6)
+            assert value.value == pytest.approx(
+                getattr(log[value.epoch_in_log], columns[value.split, value.metric]), abs=1.1e-6
+            )
             compared += 1
     assert compared == 540
     # The highest score of any kind is the train AUC, in every row.
