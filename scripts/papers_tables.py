@@ -54,8 +54,14 @@ def slopes() -> list[list[str]]:
         s = schedule(name)
         one = s.crossing(1.0)
         rows.append(
-            [name, f"tan {a}° = {s.start:.3f}", f"tan {b}° = {s.end:.3f}", f"{k:g}", *(f"{s(t):.3f}" for t in (0.0, 0.5, 1.0))]
-            + [f"{one:.3f}" if one is not None else "never"]
+            [
+                name,
+                f"tan {a}° = {s.start:.3f}",
+                f"tan {b}° = {s.end:.3f}",
+                f"{k:g}",
+                *(f"{s(t):.3f}" for t in (0.0, 0.5, 1.0)),
+                f"{one:.3f}" if one is not None else "never",
+            ]
         )
     return rows
 
@@ -84,8 +90,17 @@ def stems() -> list[list[str]]:
             start, end, moved = stem_path(dataset, constants)
             epochs, n = len(logged(dataset, "DSReLU")), batches(dataset)
             rows.append(
-                [dataset, constants, f"{n:,}", f"{epochs}", f"{epochs}/{n} = {epochs / n:.4f}", f"{start:.4f}", f"{end:.4f}"]
-                + [f"{100 * moved:.1f} %", f"{1 / start:.3f}"]
+                [
+                    dataset,
+                    constants,
+                    f"{n:,}",
+                    f"{epochs}",
+                    f"{epochs}/{n} = {epochs / n:.4f}",
+                    f"{start:.4f}",
+                    f"{end:.4f}",
+                    f"{100 * moved:.1f} %",
+                    f"{1 / start:.3f}",
+                ]
             )
     return rows
 
@@ -112,9 +127,16 @@ def rows_that_are_epochs() -> list[list[str]]:
             in_table = [told[i] for i in sorted(told, key=lambda i: i or 0)]
             best = max(log, key=lambda e: e.val_acc)
             rows.append(
-                [dataset, activation, str(len(log)), ", ".join(str(e.epoch) for e in top)]
-                + ["yes" if [e.epoch for e in top] == in_table else "no", str(min(log, key=lambda e: e.val_loss).epoch)]
-                + [f"{statistics.fmean(e.val_acc for e in top):.4f}", f"{best.val_acc:.4f} (epoch {best.epoch})"]
+                [
+                    dataset,
+                    activation,
+                    str(len(log)),
+                    ", ".join(str(e.epoch) for e in top),
+                    "yes" if [e.epoch for e in top] == in_table else "no",
+                    str(min(log, key=lambda e: e.val_loss).epoch),
+                    f"{statistics.fmean(e.val_acc for e in top):.4f}",
+                    f"{best.val_acc:.4f} (epoch {best.epoch})",
+                ]
             )
     return rows
 
@@ -179,8 +201,14 @@ def slower() -> list[list[str]]:
         mean = [statistics.fmean(e.epoch_seconds for e in log) for log in (a, b)]
         total = [sum(e.epoch_seconds for e in log) for log in (a, b)]
         rows.append(
-            [dataset, f"{mean[0]:.2f} s", f"{mean[1]:.2f} s", f"{100 * (mean[0] / mean[1] - 1):+.1f} %"]
-            + [f"{len(a)} and {len(b)}", f"{total[0] / total[1]:.1f} times"]
+            [
+                dataset,
+                f"{mean[0]:.2f} s",
+                f"{mean[1]:.2f} s",
+                f"{100 * (mean[0] / mean[1] - 1):+.1f} %",
+                f"{len(a)} and {len(b)}",
+                f"{total[0] / total[1]:.1f} times",
+            ]
         )
     return rows
 
@@ -291,8 +319,8 @@ def _result(record: records.Record) -> str:
         [
             f"### {title} ({tier})",
             "",
-            f"Record [`{record.name}`](../../records/{record.name}), `{about['command']}`: {done} of {sum(counts.values())} trials"
-            f"{rest}. {verdict.design}",
+            f"Record [`{record.name}`](../../records/{record.name}), `{about['command']}`: {done} of {sum(counts.values())} "
+            f"trials{rest}. {verdict.design}",
             *[f"\n> {remark}" for remark in e.remarks],
             "",
             table(heads, lines),
@@ -317,7 +345,8 @@ def claim_rows(paper: str, known_: Known) -> list[list[str]]:
         answer = settle(claim, known_)
         if answer.findings:
             told = [
-                f"**{f.label}**: {f.sentence} ({f.verdict.lower() or 'no verdict'}; [`{f.directory}`](../../records/{f.directory}))"
+                f"**{f.label}**: {f.sentence} ({f.verdict.lower() or 'no verdict'}; "
+                f"[`{f.directory}`](../../records/{f.directory}))"
                 for f in answer.findings
             ]
             if len(told) < answer.tests:

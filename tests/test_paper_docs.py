@@ -215,7 +215,7 @@ def test_a_softmax_of_a_softmax_bounds_the_loss(classes: int) -> None:
 
 
 def test_the_bounds_that_the_page_names() -> None:
-    assert [row[1:4] for row in tables.bounds()][0] == ["1.461", "2.303", "2.461"]
+    assert tables.bounds()[0][1:4] == ["1.461", "2.303", "2.461"]
 
 
 def test_the_loss_of_the_lab_with_the_quirk_is_the_same() -> None:

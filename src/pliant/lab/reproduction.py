@@ -63,8 +63,8 @@ def tasks(chosen: Sequence[str], tier: str, only: Sequence[str] = ()) -> list[Ta
         names = [n for n in names if n in wanted]
         if not names:
             raise PliantError(
-                f"--only {' '.join(only)} leaves no study of {listed(chosen)}. `pliant list studies` shows which tables and figures "
-                "belong to which paper."
+                f"--only {' '.join(only)} leaves no study of {listed(chosen)}. `pliant list studies` shows which tables and "
+                "figures belong to which paper."
             )
     return [_task(name, tier) for name in names]
 
