@@ -17,7 +17,6 @@ import pytest
 from synthetic_store import filled, finish, study_of
 
 from pliant.lab import papers
-from pliant.lab.papers import studies as papers_studies
 from pliant.lab.report import ReportData, build, write_figures, write_tables
 from pliant.lab.report.agreement import RULE, agreement
 from pliant.lab.report.wording import metric
@@ -134,11 +133,9 @@ def test_figures_are_files_with_fonts_and_data_and_the_paper_s_names(whole: Repo
     assert [float(line["difference"]) for line in table[1:]] == pytest.approx([d / 100 for d in differences])
 
 
-def test_the_context_of_a_paper_names_its_tables_and_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    output = [{"studies": ["srelu-w*"], "shows": "table", "name": "table_2"}, {"studies": ["x"], "shows": "gap", "name": "g"}]
-    own = papers_studies.sections
-    monkeypatch.setattr(papers_studies, "sections", lambda p, s: output if s == "output" else own(p, s))
-    assert papers.context(papers.study("srelu-wdbc")).names == {"table": "table_2"}
+def test_the_context_of_a_paper_names_its_tables_and_figures() -> None:
+    assert papers.context(papers.study("dsrelu-table1")).names == {"table": "table_1", "curves": "figure_2"}
+    assert papers.context(papers.study("srelu-wdbc")).names == {}
 
 
 def test_predictions_of_all_folds_make_the_reliability_diagram(whole: ReportData) -> None:

@@ -68,7 +68,7 @@ def _listing(what: str) -> list[dict[str, Any]]:
         for tier in papers.tiers(name):
             s = papers.study(name, tier)
             sizes[tier] = len(s.activations) * s.protocol.folds * s.protocol.repeats * max(1, len(s.train.lr_grid))
-        return {"name": name, "kind": "study", "what": whole.question, "trials by tier": sizes, "studies": []}
+        return {"name": name, "kind": "study", "what": whole.title, "trials by tier": sizes, "studies": []}
 
     def group_row(group: papers.Group) -> dict[str, Any]:
         what = f"{group.title}: {group.shows}"

@@ -132,7 +132,7 @@ def released_epochs() -> list[ReleasedEpoch]:
 
 def places(value: PrintedValue) -> tuple[Cell, ...]:
     """Every place of a printed number: first the study of the paper as written, then as released."""
-    return tuple(_cell(rule, value) for name in FILES for rule in sections(name, "place") if value.table == rule["table"])
+    return tuple(_cell(rule, value) for name in FILES for rule in sections(name, "place") if _meant(rule, value))
 
 
 def place(value: PrintedValue) -> Cell:
@@ -147,24 +147,33 @@ def place(value: PrintedValue) -> Cell:
     return found[0]
 
 
+def _meant(rule: Mapping[str, Any], value: PrintedValue) -> bool:
+    return value.table == rule["table"] and value.dataset in rule.get("of", [value.dataset])
+
+
 def _cell(rule: Mapping[str, Any], value: PrintedValue) -> Cell:
     study = rule["study"].format(
         **{key: rule.get(f"{key}s", {}).get(getattr(value, key)) for key in ("model", "dataset", "optimizer")}
     )
     metric = rule["metrics"][f"{value.split} {value.metric}"]
-    spec = rule.get("by_dataset", {}).get(value.dataset, {}).get(value.activation) or rule["activations"][value.activation]
-    return Cell(study, str(catalog.parse(spec)), metric, value.row_index)
+    return Cell(study, str(catalog.parse(rule["activations"][value.activation])), metric, value.row_index)
 
 
 def entries(paper: str, study: str) -> list[dict[str, Any]]:
     """The printed numbers that belong to a study, as ``ReportData.printed`` has them. Rows of one activation, which are epochs
     of one run, are one entry with their mean; each is in its note."""
-    cells: dict[tuple[str, str, str, str], list[PrintedValue]] = defaultdict(list)
+    return [_entry(key, values) for key, values in _by_study(paper).get(study, {}).items()]
+
+
+@functools.cache
+def _by_study(paper: str) -> dict[str, dict[tuple[str, str, str, str], list[PrintedValue]]]:
+    found: dict[str, dict[tuple[str, str, str, str], list[PrintedValue]]] = defaultdict(lambda: defaultdict(list))
     for rule in sections(paper, "place"):
         for value in _all_printed():
-            if value.table == rule["table"] and (cell := _cell(rule, value)).study == study:
-                cells[value.table, cell.activation, cell.metric, value.activation].append(value)
-    return [_entry(key, values) for key, values in cells.items()]
+            if _meant(rule, value):
+                cell = _cell(rule, value)
+                found[cell.study][value.table, cell.activation, cell.metric, value.activation].append(value)
+    return found
 
 
 def _entry(key: tuple[str, str, str, str], values: list[PrintedValue]) -> dict[str, Any]:
