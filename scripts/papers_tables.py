@@ -382,8 +382,9 @@ BLOCKS: dict[str, Callable[[str], str]] = {
             "t at the end",
             "slope of the blocks",
             "of the stem at the end",
-        ]
-        + ["moved by", "1/s"],
+            "moved by",
+            "1/s",
+        ],
         stems(),
     ),
     "epochs": lambda _: table(
@@ -394,8 +395,9 @@ BLOCKS: dict[str, Callable[[str], str]] = {
             "five epochs of the highest score of any kind",
             "are the table's rows",
             "lowest val. loss at",
-        ]
-        + ["their mean val. accuracy", "best val. accuracy of the run"],
+            "their mean val. accuracy",
+            "best val. accuracy of the run",
+        ],
         rows_that_are_epochs(),
     ),
     "leads": lambda _: table(

@@ -166,15 +166,10 @@ class _Desk:
             if words
             else ""
         )
+        # The tier is said once, at the top of the page.
+        remarks = tuple(r for r in found.remarks if not r.startswith(f"Tier {self.tier}:"))
         return Member(
-            name,
-            found.title,
-            len(found.rows),
-            found.scored,
-            found.origin,
-            self.link(found),
-            words=against,
-            remarks=found.remarks,
+            name, found.title, len(found.rows), found.scored, found.origin, self.link(found), words=against, remarks=remarks
         )
 
     def link(self, found: Evidence) -> str:
