@@ -15,7 +15,6 @@ from pathlib import Path
 
 from pliant.lab import papers, records
 from pliant.lab.claims import Known, settle
-from pliant.lab.evidence import Evidence
 from pliant.lab.papers import ReleasedEpoch
 from pliant.schedules import Logistic
 
@@ -55,8 +54,14 @@ def slopes() -> list[list[str]]:
         s = schedule(name)
         one = s.crossing(1.0)
         rows.append(
-            [name, f"tan {a}° = {s.start:.3f}", f"tan {b}° = {s.end:.3f}", f"{k:g}", *(f"{s(t):.3f}" for t in (0.0, 0.5, 1.0))]
-            + [f"{one:.3f}" if one is not None else "never"]
+            [
+                name,
+                f"tan {a}° = {s.start:.3f}",
+                f"tan {b}° = {s.end:.3f}",
+                f"{k:g}",
+                *(f"{s(t):.3f}" for t in (0.0, 0.5, 1.0)),
+                f"{one:.3f}" if one is not None else "never",
+            ]
         )
     return rows
 
@@ -85,8 +90,17 @@ def stems() -> list[list[str]]:
             start, end, moved = stem_path(dataset, constants)
             epochs, n = len(logged(dataset, "DSReLU")), batches(dataset)
             rows.append(
-                [dataset, constants, f"{n:,}", f"{epochs}", f"{epochs}/{n} = {epochs / n:.4f}", f"{start:.4f}", f"{end:.4f}"]
-                + [f"{100 * moved:.1f} %", f"{1 / start:.3f}"]
+                [
+                    dataset,
+                    constants,
+                    f"{n:,}",
+                    f"{epochs}",
+                    f"{epochs}/{n} = {epochs / n:.4f}",
+                    f"{start:.4f}",
+                    f"{end:.4f}",
+                    f"{100 * moved:.1f} %",
+                    f"{1 / start:.3f}",
+                ]
             )
     return rows
 
@@ -113,9 +127,16 @@ def rows_that_are_epochs() -> list[list[str]]:
             in_table = [told[i] for i in sorted(told, key=lambda i: i or 0)]
             best = max(log, key=lambda e: e.val_acc)
             rows.append(
-                [dataset, activation, str(len(log)), ", ".join(str(e.epoch) for e in top)]
-                + ["yes" if [e.epoch for e in top] == in_table else "no", str(min(log, key=lambda e: e.val_loss).epoch)]
-                + [f"{statistics.fmean(e.val_acc for e in top):.4f}", f"{best.val_acc:.4f} (epoch {best.epoch})"]
+                [
+                    dataset,
+                    activation,
+                    str(len(log)),
+                    ", ".join(str(e.epoch) for e in top),
+                    "yes" if [e.epoch for e in top] == in_table else "no",
+                    str(min(log, key=lambda e: e.val_loss).epoch),
+                    f"{statistics.fmean(e.val_acc for e in top):.4f}",
+                    f"{best.val_acc:.4f} (epoch {best.epoch})",
+                ]
             )
     return rows
 
@@ -161,7 +182,15 @@ def seconds() -> list[list[str]]:
         dataset = value.dataset.partition(" (")[0]
         mean = statistics.fmean(e.epoch_seconds for e in logged(dataset, value.activation))
         assert value.value is not None
-        rows.append([dataset, value.activation, f"{value.value:.6f}", f"{mean:.6f}", f"{mean - value.value:+.6f}"])
+        rows.append(
+            [
+                dataset,
+                value.activation,
+                f"{value.value:.6f}",
+                f"{mean:.6f}",
+                f"{round(mean - value.value, 6) + 0.0:+.6f}".replace("+0.000000", "0"),
+            ]
+        )
     return rows
 
 
@@ -172,8 +201,14 @@ def slower() -> list[list[str]]:
         mean = [statistics.fmean(e.epoch_seconds for e in log) for log in (a, b)]
         total = [sum(e.epoch_seconds for e in log) for log in (a, b)]
         rows.append(
-            [dataset, f"{mean[0]:.2f} s", f"{mean[1]:.2f} s", f"{100 * (mean[0] / mean[1] - 1):+.1f} %"]
-            + [f"{len(a)} and {len(b)}", f"{total[0] / total[1]:.1f} times"]
+            [
+                dataset,
+                f"{mean[0]:.2f} s",
+                f"{mean[1]:.2f} s",
+                f"{100 * (mean[0] / mean[1] - 1):+.1f} %",
+                f"{len(a)} and {len(b)}",
+                f"{total[0] / total[1]:.1f} times",
+            ]
         )
     return rows
 
@@ -210,21 +245,23 @@ def adaptive_cells() -> list[list[str]]:
                     for v in papers.printed(value.table)
                     if (v.dataset, v.model, v.optimizer, v.metric, v.activation) == (*place, theirs) and v.value is not None
                 ]
-                if other and value.metric == "classification_precision":
+                if other:
                     cells.setdefault(place, (value.value, other[0]))
         won = [place for place, (a, b) in cells.items() if a > b]
-        lost = [f"{p[1]} on {p[0]}{'' if p[2] == 'SGD' else f' with {p[2]}'}" for p in cells if p not in won]
+        lost = [f"{p[1]} on {p[0]}{f' with {p[2]}' if p[2] == 'Momentum' else ''}" for p in cells if p not in won]
         rows.append([f"{ours} above {theirs}", f"{len(won)} of {len(cells)}", "; ".join(lost) or "none"])
     return rows
 
 
 def spreads() -> list[list[str]]:
     """What is printed after the ±: read as a standard deviation, and as a variance."""
-    found = sorted(v.std for v in papers.printed() if v.std is not None)
+    # Tables 1, 2 and 5 share cells.
+    cells = {(v.dataset, v.model, v.optimizer, v.activation): v.std for v in papers.printed() if v.std is not None}
+    found = sorted(cells.values())
     n, median = len(found), statistics.median(found)
     tested = math.sqrt(0.85 * 0.15 / 64)
     return [
-        ["how many", str(n), ""],
+        ["cells that have one", str(n), ""],
         ["smallest, median, largest", f"{found[0]:.2e}, {median:.2e}, {found[-1]:.2e}", "as printed"],
         [
             "their square roots",
@@ -282,8 +319,8 @@ def _result(record: records.Record) -> str:
         [
             f"### {title} ({tier})",
             "",
-            f"Record [`{record.name}`](../../records/{record.name}), `{about['command']}`: {done} of {sum(counts.values())} trials"
-            f"{rest}. {verdict.design}",
+            f"Record [`{record.name}`](../../records/{record.name}), `{about['command']}`: {done} of {sum(counts.values())} "
+            f"trials{rest}. {verdict.design}",
             *[f"\n> {remark}" for remark in e.remarks],
             "",
             table(heads, lines),
@@ -306,15 +343,15 @@ def claim_rows(paper: str, known_: Known) -> list[list[str]]:
     rows = []
     for claim in papers.claims(paper):
         answer = settle(claim, known_)
-        finding = answer.finding
-        if finding is not None:
-            evidence: Evidence | None = known_.best(claim.test.study) if claim.test else None
-            where = (
-                f"[`{finding.directory}`](../../records/{finding.directory})"
-                if evidence and evidence.path
-                else finding.directory
-            )
-            ours = f"**{finding.label}**: {finding.sentence} ({finding.verdict.lower() or 'no verdict'}; {where})"
+        if answer.findings:
+            told = [
+                f"**{f.label}**: {f.sentence} ({f.verdict.lower() or 'no verdict'}; "
+                f"[`{f.directory}`](../../records/{f.directory}))"
+                for f in answer.findings
+            ]
+            if len(told) < answer.tests:
+                told.append(f"{answer.tests - len(told)} of its {answer.tests} studies were not run")
+            ours = "; ".join(told)
         elif answer.state == "settled":
             ours = f"settled by algebra or a test: `{claim.settled_by}`"
         elif answer.state == "not run":
@@ -345,8 +382,9 @@ BLOCKS: dict[str, Callable[[str], str]] = {
             "t at the end",
             "slope of the blocks",
             "of the stem at the end",
-        ]
-        + ["moved by", "1/s"],
+            "moved by",
+            "1/s",
+        ],
         stems(),
     ),
     "epochs": lambda _: table(
@@ -357,8 +395,9 @@ BLOCKS: dict[str, Callable[[str], str]] = {
             "five epochs of the highest score of any kind",
             "are the table's rows",
             "lowest val. loss at",
-        ]
-        + ["their mean val. accuracy", "best val. accuracy of the run"],
+            "their mean val. accuracy",
+            "best val. accuracy of the run",
+        ],
         rows_that_are_epochs(),
     ),
     "leads": lambda _: table(
@@ -372,7 +411,7 @@ BLOCKS: dict[str, Callable[[str], str]] = {
     ),
     "bounds": lambda _: table(["classes", "least", "uniform output", "most", "ordinary cross-entropy"], bounds()),
     "adaptive": lambda _: table(["printed value", "cells", "not in"], adaptive_cells()),
-    "spreads": lambda _: table(["", "value", ""], spreads()),
+    "spreads": lambda _: table(["the number after ±", "value", "read as"], spreads()),
     "resolution": lambda _: table(["test part", "examples", "one example, points", "chance alone (sd), points"], resolution()),
     "results": results,
     "claims": lambda paper: table(["no.", "claim", "the paper's own numbers", "ours"], claim_rows(paper, known())),

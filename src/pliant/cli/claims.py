@@ -91,25 +91,26 @@ def show(answers: Sequence[Answer], paper: str, console: Console) -> None:
 
 
 def _lines(answer: Answer, width: int) -> Iterator[str]:
-    claim, finding = answer.claim, answer.finding
+    claim = answer.claim
     yield from _wrapped(f"{claim.number:3d}  ", claim.title, width, style="bold")
     yield from _part("paper", claim.evidence_status, claim.evidence, width)
-    if finding is not None:
-        told = (
-            f"{finding.sentence} [{finding.verdict}; {finding.directory}, from the {finding.origin}]" if finding.verdict else ""
-        )
+    for i, finding in enumerate(answer.findings):
+        source = f"{finding.verdict or 'no verdict'}; {finding.directory}, from the {finding.origin}"
         rest = f" {finding.unfinished} trials of it have no result." if finding.unfinished else ""
-        yield from _part("ours", finding.label, (told or finding.sentence) + rest, width, STYLES[finding.word])
-    elif answer.state == "settled":
+        told = f"{finding.sentence} [{source}]{rest}"
+        yield from _part("" if i else "ours", finding.label, told, width, STYLES[finding.word])
+    if 0 < len(answer.findings) < answer.tests:
+        yield from _part("", "", f"{answer.tests - len(answer.findings)} of its {answer.tests} studies were not run.", width)
+    if answer.state == "settled":
         yield from _part("ours", "settled", f"by algebra or a test: {claim.settled_by}. {claim.experiment}", width)
     elif answer.state == "not run":
         yield from _part("ours", "not run", claim.experiment, width, "yellow")
-    else:
+    elif answer.state == "open":
         yield from _part("ours", "open", claim.not_yet or claim.experiment, width, "yellow")
         if answer.rows:
             told = ", ".join(f"{name} ({tier} tier, {origin})" for name, tier, origin in answer.rows)
             yield from _part("rows", "", told, width)
-    if answer.command and (finding is None or finding.tier != "full" or finding.unfinished):
+    if answer.command:
         yield from _part("run", "", f"{answer.command}  ({answer.trials} trials)", width)
 
 
@@ -132,8 +133,10 @@ def _wrapped(lead: str, text: str, width: int, style: str = "") -> Iterator[str]
 
 def _plain(answer: Answer) -> dict[str, Any]:
     values = dataclasses.asdict(answer)
-    claim = values.pop("claim")
-    finding = values.pop("finding")
-    if finding is not None:
-        finding = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in finding.items()}
-    return {**{k: claim[k] for k in claim if k != "test"}, "test": claim["test"], **values, "finding": finding}
+    findings = [_numbers(finding) for finding in values.pop("findings")]
+    tests = values.pop("tests")
+    return {**values.pop("claim"), **values, "studies_tested": tests, "findings": findings}
+
+
+def _numbers(finding: dict[str, Any]) -> dict[str, Any]:
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in finding.items()}

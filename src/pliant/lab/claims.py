@@ -1,15 +1,16 @@
 """What our own experiments say about the claims of the papers.
 
-A claim that compares an activation with another is settled by the rows of a study, wherever they are: in a store or in a record.
-The word of the verdict (:mod:`pliant.lab.verdict`) decides, in the direction that the claim names:
+A claim that compares an activation with another is settled by the rows of a study, wherever they are: in a store or in a
+record. The word of the verdict (:mod:`pliant.lab.verdict`) decides, in the direction that the claim names:
 
-* SUPPORTED: the activation is shown to stand where the claim puts it. Against "the best of the others" it must be shown to beat
-  every one of them, each at the level of the test: then the chance that this is wrong is no larger than that level.
-* REFUTED: it is shown to stand on the other side, or shown to be practically equal (within the claim's margin) to what the claim
-  puts it above.
+* SUPPORTED: the activation is shown to stand where the claim puts it. Against "the best of the others" it must be shown to
+  beat every one of them, each at the level of the test: then the chance that this is wrong is no larger than that level.
+* REFUTED: it is shown to stand on the other side, or shown to be practically equal (within the claim's margin) to what the
+  claim puts it above. Where the claim is "as good as", being equal supports it.
 * UNDECIDED: neither is shown.
 
-What was settled at a reduced tier says so, and never stands for the claim at the paper's size.
+What was settled at a reduced tier says so, and never stands for the claim at the paper's size. Many claims are about several
+networks or data sets: each has its own test and its own word, and the words are not added up.
 """
 
 from __future__ import annotations
@@ -102,6 +103,7 @@ class Finding:
             one comparison. rival: what it was compared with. unfinished: rows of the study that have no result.
     """
 
+    study: str
     word: Settled
     verdict: str
     sentence: str
@@ -127,15 +129,17 @@ class Answer:
     """A claim and where it stands with us.
 
     Args:
-        state: "decided" by rows; "settled" by algebra or a test; "open": rows exist or could, but no single comparison settles
-            it, or the lab cannot express it; "not run".
-        findings: what the rows say, at most one. command, trials: what would run the study, and how many trials that is.
+        state: "decided" by rows, at least for one of its tests; "settled" by algebra or a test; "open": no comparison of rows
+            settles it; "not run".
+        findings: what the rows say, one for each of the claim's tests that has rows, in their order. tests: how many it has.
+        command, trials: what would run its first study (or the first that is missing) at full size, and how many trials.
         rows: studies with results that speak about the claim, as (name, tier, origin).
     """
 
     claim: Claim
     state: State
-    finding: Finding | None = None
+    findings: tuple[Finding, ...] = ()
+    tests: int = 0
     command: str = ""
     trials: int = 0
     rows: tuple[tuple[str, Tier, str], ...] = ()
@@ -145,22 +149,23 @@ def settle(claim: Claim, known: Known, tier: Tier | None = None) -> Answer:
     """Where a claim stands.
 
     Args:
-        tier: look at results of this tier alone; default: of the largest there is.
+        tier: look at results of this tier alone; default: of the largest there is, study by study.
     """
-    seen = [(name, found) for name in claim.studies if (found := known.best(name, tier)) is not None]
-    rows = tuple((name, found.tier, found.origin) for name, found in seen)
-    if claim.test is not None:
-        name = claim.test.study
-        evidence = known.best(name, tier)
-        command, trials = cost(name, tier)
-        if evidence is None:
-            return Answer(claim, "not run", None, command, trials, rows)
-        return Answer(claim, "decided", decide(claim.test, evidence), command, trials, rows)
+    seen = {name: found for name in claim.studies if (found := known.best(name, tier)) is not None}
+    rows = tuple((name, found.tier, found.origin) for name, found in seen.items())
+    if claim.tests:
+        tested = [(test, known.best(test.study, tier)) for test in claim.tests]
+        findings = tuple(decide(test, found) for test, found in tested if found is not None)
+        wanting = [
+            test.study for test, found in tested if found is None or found.tier != "full" or found.scored < len(found.rows)
+        ]
+        command, trials = cost(wanting[0], tier) if wanting else ("", 0)
+        return Answer(claim, "decided" if findings else "not run", findings, len(tested), command, trials, rows)
     if claim.settled_by:
         return Answer(claim, "settled", rows=rows)
     if claim.studies and not rows:
         command, trials = cost(claim.studies[0], tier)
-        return Answer(claim, "not run", None, command, trials)
+        return Answer(claim, "not run", (), 0, command, trials)
     return Answer(claim, "open", rows=rows)
 
 
@@ -188,7 +193,7 @@ def decide(test: ClaimTest, evidence: Evidence, alpha: float = 0.05) -> Finding:
     def finding(word: Settled, verdict: str, sentence: str, c: _Seen | None = None) -> Finding:
         n, d, low, high, rival = (c.n, c.difference, c.low, c.high, c.rival) if c else (0, math.nan, -math.inf, math.inf, "")
         where = (evidence.tier, evidence.origin, evidence.directory)
-        return Finding(word, verdict, sentence, n, d, low, high, rival, *where, unfinished, evidence.remarks)
+        return Finding(test.study, word, verdict, sentence, n, d, low, high, rival, *where, unfinished, evidence.remarks)
 
     if contender not in evidence.activations or not found:
         lacking = contender if contender not in evidence.activations else test.against
@@ -198,12 +203,13 @@ def decide(test: ClaimTest, evidence: Evidence, alpha: float = 0.05) -> Finding:
         return finding("UNDECIDED", "CANNOT TELL", f"no pair of trials has a {test.metric} yet.")
     # The rival that stands nearest to, or furthest beyond, where the claim puts the contender.
     hardest = min(seen, key=lambda c: c.lead)
-    worst = next((c for word in ("WORSE", "EQUIVALENT") for c in sorted(seen, key=lambda c: c.lead) if c.word == word), None)
-    if worst is not None:
+    against = [c for c in seen if c.word == "WORSE" or (c.word == "EQUIVALENT" and not test.equal)]
+    if against := [c for c in against if not (test.equal and c.within)]:
+        worst = min(against, key=lambda c: (c.word != "WORSE", c.lead))
         return finding("REFUTED", worst.word, worst.sentence, worst)
     # Every one of several must be beaten, so none of the tests has to pay for the number of them.
-    if len(seen) == len(found) and all(c.p < alpha and c.lead > 0 for c in seen):
-        return finding("SUPPORTED", "BETTER", hardest.sentence, hardest)
+    if len(seen) == len(found) and all((c.p < alpha and c.lead > 0) or (test.equal and c.within) for c in seen):
+        return finding("SUPPORTED", hardest.word if hardest.word == "EQUIVALENT" else "BETTER", hardest.sentence, hardest)
     return finding("UNDECIDED", "CANNOT TELL", hardest.sentence, hardest)
 
 
@@ -219,6 +225,8 @@ class _Seen:
     high: float
     lead: float
     p: float
+    within: bool
+    """Shown to differ by less than the margin."""
     sentence: str
 
 
@@ -250,7 +258,7 @@ def _of_a_column(test: ClaimTest, evidence: Evidence, contender: str, rivals: Se
         return None
     rows = [{k: v for k, v in row.items() if k != "partition"} | {"test_loss": row.get(test.metric)} for row in evidence.rows]
     try:
-        return judge(
+        verdict = judge(
             rows,
             activations=[contender, *rivals],
             labels=evidence.labels,
@@ -262,6 +270,21 @@ def _of_a_column(test: ClaimTest, evidence: Evidence, contender: str, rivals: Se
         )
     except VerdictError:
         return None
+    # What is counted may agree where the trainings do not; that is a tie, and no identity.
+    comparisons: list[Comparison] = [
+        dataclasses.replace(c, word="CANNOT TELL", identical=False)
+        if c.identical and not _same_losses(evidence, contender, c.activation)
+        else c
+        for c in verdict.comparisons
+    ]
+    return dataclasses.replace(verdict, comparisons=tuple(comparisons))
+
+
+def _same_losses(evidence: Evidence, one: str, other: str) -> bool:
+    def losses(activation: str) -> dict[tuple[Any, ...], Any]:
+        return {(r["repeat"], r["fold"]): r.get("test_loss") for r in evidence.rows if r["activation"] == activation}
+
+    return losses(one) == losses(other)
 
 
 def _turned(verdict: Verdict, contender: str, rivals: Sequence[str], metric: str) -> Verdict | None:
@@ -294,10 +317,10 @@ def _turned(verdict: Verdict, contender: str, rivals: Sequence[str], metric: str
 def _in_the_claims_direction(verdict: Verdict, test: ClaimTest, contender: str) -> list[_Seen]:
     name = verdict.estimates[verdict.metric]
     label = next((e.label for e in name if e.activation == contender), contender)
-    return [_seen(c, test, label) for c in verdict.comparisons]
+    return [_seen(c, test, label, verdict.alpha) for c in verdict.comparisons]
 
 
-def _seen(c: Comparison, test: ClaimTest, contender: str) -> _Seen:
+def _seen(c: Comparison, test: ClaimTest, contender: str, alpha: float) -> _Seen:
     # The verdict compares the rival with the contender; the claim speaks the other way round.
     higher_claimed = test.direction == "higher"
     metric = test.metric.removeprefix("test_")
@@ -313,7 +336,8 @@ def _seen(c: Comparison, test: ClaimTest, contender: str) -> _Seen:
         sentence = f"{contender} and {c.label} have the same {test.metric} in all {c.n} pairs"
     else:
         sentence = f"{contender} minus {c.label}, {test.metric}: {size(difference)}{unit}{interval}, n = {c.n}"
-    return _Seen(c.activation, word, c.n, difference, -c.high, -c.low, lead, c.p, sentence)
+    within = c.word == "EQUIVALENT" or c.p_equivalent < alpha
+    return _Seen(c.activation, word, c.n, difference, -c.high, -c.low, lead, c.p, within, sentence)
 
 
 def _size(value: float, *, points: bool) -> str:
@@ -321,8 +345,8 @@ def _size(value: float, *, points: bool) -> str:
 
 
 def tally(answers: Sequence[Answer]) -> Iterator[tuple[str, int]]:
-    """How many claims stand where, in words, in a fixed order."""
-    words = {"settled": "settled by algebra or a test", "open": "no single comparison settles it", "not run": "not run"}
-    names = [a.finding.label if a.finding is not None else words[a.state] for a in answers]
+    """How many claims stand where, in words, by the first of their tests."""
+    words = {"settled": "settled by algebra or a test", "open": "no comparison of rows settles it", "not run": "not run"}
+    names = [a.findings[0].label if a.findings else words[a.state] for a in answers]
     for name in sorted(set(names)):
         yield name, names.count(name)

@@ -97,8 +97,8 @@ def write(result: Result, into: Path, *, command: str) -> Path:
     counts = result.counts
     if not counts["done"] + counts["diverged"]:
         raise RecordError(
-            f"The study {result.study.directory!r} has no finished trial in {result.store.root}, so there is nothing to record. "
-            f"Run it first: {command}."
+            f"The study {result.study.directory!r} has no finished trial in {result.store.root}, so there is nothing to "
+            f"record. Run it first: {command}."
         )
     contents, left_out = _contents(result, command)
     target = Path(into) / result.study.directory
@@ -278,8 +278,8 @@ def read(path: Path) -> Record:
         found = hashlib.sha256(_bytes(path / name)).hexdigest()
         if found != expected:
             raise RecordError(
-                f"{path / name} is not what was recorded: its sha256 is {found[:12]}..., expected {expected[:12]}.... Restore it "
-                f"from the repository, or make the record again: {about['command']}, then pliant record {about['study']}."
+                f"{path / name} is not what was recorded: its sha256 is {found[:12]}..., expected {expected[:12]}.... Restore "
+                f"it from the repository, or make the record again: {about['command']}, then pliant record {about['study']}."
             )
     study, verdict = _parsed(path / "study.json"), _verdict(_parsed(path / "summary.json"))
     rows = pl.read_csv(path / "rows.csv", infer_schema_length=None).to_dicts()
@@ -391,9 +391,9 @@ _INTRODUCTION = """\
 # Records
 
 What was really run, small and whole: a folder a study, made by `pliant record`, read by `pliant.lab.records`. Rows, verdict,
-environment, command and figures are in it; weights, probabilities and histories are not. Every table in `docs/papers/` is made
-from these files by `scripts/papers_tables.py`, and a test compares. **smoke** and **lite** are reduced tiers: fewer epochs, runs
-or examples than the paper; they show that the whole runs, and never stand for the full claim.
+environment, command and figures are in it; weights, probabilities and histories are not. Every table in `docs/papers/` is
+made from these files by `scripts/papers_tables.py`, and a test compares. **smoke** and **lite** are reduced tiers: fewer
+epochs, runs or examples than the paper; they show that the whole runs, and never stand for the full claim.
 
 The table is written by `pliant record`; do not edit.
 """

@@ -18,7 +18,7 @@ from pliant.lab.claims import Answer, Known, settle, size_of
 from pliant.lab.evidence import Evidence, Tier
 from pliant.lab.papers import PAPERS, Group, PrintedValue
 from pliant.lab.report import reproduction as page
-from pliant.lab.report.reproduction import ClaimRow, Drawing, Member, Number, Ours, Paper, Part, Reproduction, Summary
+from pliant.lab.report.reproduction import ClaimRow, Drawing, Fate, Member, Number, Ours, Paper, Part, Reproduction, Summary
 from pliant.lab.report.wording import counted, listed
 from pliant.lab.study import Study
 from pliant.lab.verdict import Estimate
@@ -63,8 +63,8 @@ def tasks(chosen: Sequence[str], tier: str, only: Sequence[str] = ()) -> list[Ta
         names = [n for n in names if n in wanted]
         if not names:
             raise PliantError(
-                f"--only {' '.join(only)} leaves no study of {listed(chosen)}. `pliant list studies` shows which tables and figures "
-                "belong to which paper."
+                f"--only {' '.join(only)} leaves no study of {listed(chosen)}. `pliant list studies` shows which tables and "
+                "figures belong to which paper."
             )
     return [_task(name, tier) for name in names]
 
@@ -166,15 +166,10 @@ class _Desk:
             if words
             else ""
         )
+        # The tier is said once, at the top of the page.
+        remarks = tuple(r for r in found.remarks if not r.startswith(f"Tier {self.tier}:"))
         return Member(
-            name,
-            found.title,
-            len(found.rows),
-            found.scored,
-            found.origin,
-            self.link(found),
-            words=against,
-            remarks=found.remarks,
+            name, found.title, len(found.rows), found.scored, found.origin, self.link(found), words=against, remarks=remarks
         )
 
     def link(self, found: Evidence) -> str:
@@ -267,22 +262,21 @@ class _Desk:
     # Claims
 
     def claim(self, answer: Answer) -> ClaimRow:
-        claim, finding = answer.claim, answer.finding
-        told, word, link = claim.not_yet or claim.experiment, "", ""
-        fate = {"settled": "settled by algebra or a test", "open": "open", "not run": "not run"}.get(answer.state, "")
-        if finding is not None:
+        claim = answer.claim
+        fates = []
+        for finding in answer.findings:
             rest = f" {counted(finding.unfinished, 'row')} of the study without a result." if finding.unfinished else ""
-            told, word, fate = (
-                f"{finding.sentence} ({finding.verdict or 'no verdict'}; {finding.directory}).{rest}",
-                finding.word,
-                finding.label,
-            )
-            found = self.known.at(answer.claim.test.study, finding.tier) if answer.claim.test else None
-            link = self.link(found) if found is not None else ""
-        elif answer.state == "settled":
-            told = f"{claim.settled_by}. {claim.experiment}"
-        command = f"{answer.command} ({counted(answer.trials, 'trial')})" if answer.command and finding is None else ""
-        return ClaimRow(claim.number, claim.title, claim.evidence_status, claim.evidence, fate, word, told, command, link)
+            told = f"{finding.sentence} ({finding.verdict or 'no verdict'}; {finding.directory}).{rest}"
+            found = self.known.at(finding.study, finding.tier)
+            fates.append(Fate(finding.word, finding.label, told, self.link(found) if found is not None else ""))
+        state = {"settled": "settled by algebra or a test", "open": "open", "not run": "not run"}.get(answer.state, "")
+        text = {"settled": f"{claim.settled_by}. {claim.experiment}", "decided": ""}.get(
+            answer.state, claim.not_yet or claim.experiment
+        )
+        if 0 < len(fates) < answer.tests:
+            text = f"{answer.tests - len(fates)} of its {answer.tests} studies have no result here."
+        command = f"{answer.command} ({counted(answer.trials, 'trial')})" if answer.state == "not run" else ""
+        return ClaimRow(claim.number, claim.title, claim.evidence_status, claim.evidence, tuple(fates), state, text, command)
 
 
 def _has_numbers(group: Group) -> bool:

@@ -35,6 +35,8 @@ class ClaimTest:
     """Where the contender is to stand for the claim to hold."""
     margin: float
     """Differences up to this size count as equal, in units of the metric."""
+    equal: bool = False
+    """Whether the claim holds if the two are equal: "as good as", and not "better than"."""
 
 
 @dataclass(frozen=True)

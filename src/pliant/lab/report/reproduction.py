@@ -22,6 +22,7 @@ __all__ = [
     "ClaimRow",
     "Curve",
     "Drawing",
+    "Fate",
     "Member",
     "Number",
     "Ours",
@@ -137,18 +138,27 @@ class Part:
 
 
 @dataclass(frozen=True)
+class Fate:
+    """What one study says about a claim. ``word``: SUPPORTED, REFUTED or UNDECIDED; ``label``: the same with its tier."""
+
+    word: str
+    label: str
+    text: str
+    page: str = ""
+
+
+@dataclass(frozen=True)
 class ClaimRow:
-    """A claim as the page shows it. ``fate``: SUPPORTED, REFUTED, UNDECIDED, settled, open or not run, with its tier."""
+    """A claim as the page shows it. ``state``: said where there is no fate. ``text``: what belongs to it."""
 
     number: int
     title: str
     status: str
     evidence: str
-    fate: str
-    word: str
-    ours: str
+    fates: tuple[Fate, ...]
+    state: str
+    text: str
     command: str
-    page: str = ""
 
 
 @dataclass(frozen=True)
@@ -214,7 +224,6 @@ def render(data: Reproduction) -> str:
         names={part.id: _short(part.id) for paper in data.papers for part in paper.parts},
         reduced=data.tier != "full",
         rule=RULE,
-        words={word: i for i, word in enumerate(("SUPPORTED", "REFUTED", "UNDECIDED"))},
         css=Markup(css),
         glue=Markup(glue),
         policy=policy(glue),

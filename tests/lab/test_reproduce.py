@@ -1,0 +1,398 @@
+"""reproduce and claims: what is run, what is skipped, what the page holds, and how a claim gets its word."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from synthetic_store import filled
+
+from pliant.errors import PliantError, UnknownNameError
+from pliant.lab import papers, records, reproduction
+from pliant.lab.claims import Known, decide, settle, size_of
+from pliant.lab.evidence import Evidence
+from pliant.lab.papers import PAPERS, ClaimTest
+from pliant.lab.report.reproduction import Drawing, Paper, Part, Reproduction, render
+from pliant.lab.result import Result
+from pliant.lab.store import Store
+from pliant.lab.study import plan
+
+TIERS = ("smoke", "lite", "full")
+
+
+def text_of(page: str) -> str:
+    """The words of a page."""
+    body = re.sub(r"<(script|style).*?</\1>", " ", page, flags=re.DOTALL)
+    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", body)).split())
+
+
+# --- which studies ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("paper", PAPERS)
+def test_every_study_of_a_paper_is_run_or_told(paper: str) -> None:
+    for tier in TIERS:
+        found = reproduction.tasks([paper], tier)
+        names = [t.name for t in found]
+        assert len(names) == len(set(names))
+        assert set(names) >= {n for n, s in papers.studies().items() if s.paper == paper}
+        for task in found:
+            assert (task.study is None) == bool(task.why)
+            if task.study is not None:
+                assert task.study.tier == tier
+                assert task.trials > 0
+    full = reproduction.tasks([paper], "full")
+    assert {t.name for t in full if t.study is None} == {n for n in papers.planned() if n.startswith(f"{paper}-")}
+
+
+def test_only_takes_tables_figures_and_studies() -> None:
+    (one,) = reproduction.tasks(["srelu"], "smoke", ["srelu-fig3"])
+    assert one.name == "srelu-wdbc"
+    both = reproduction.tasks(["srelu", "dsrelu"], "full", ["srelu-fig3", "dsrelu-fig2"])
+    assert {t.name for t in both} == {"srelu-wdbc", *papers.groups()["dsrelu-fig2"].studies}
+    with pytest.raises(PliantError, match="leaves no study"):
+        reproduction.tasks(["aaf"], "smoke", ["srelu-wdbc"])
+
+
+def test_unknown_names_are_told() -> None:
+    with pytest.raises(UnknownNameError, match="srelu"):
+        reproduction.tasks(["sreluu"], "smoke")
+    with pytest.raises(UnknownNameError, match="smoke"):
+        reproduction.tasks(["srelu"], "smok")
+    with pytest.raises(UnknownNameError, match="srelu-fig3"):
+        reproduction.tasks(["srelu"], "smoke", ["srelu-fig33"])
+
+
+# --- the page ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The page of all papers at full size when nothing was run."""
+    target = tmp_path_factory.mktemp("bare") / "all.full" / "index.html"
+    reproduction.write(PAPERS, "full", Known(None), target, command="pliant reproduce dsrelu srelu aaf --tier full")
+    return target.read_text(encoding="utf-8")
+
+
+def test_no_printed_number_is_without_its_place_on_the_page(bare: str) -> None:
+    walked = 0
+    for group in papers.groups().values():
+        if group.printed is None or group.paper not in PAPERS:
+            continue
+        start = bare.index(f'<section id="{group.paper}-{group.name}"')
+        section = text_of(bare[start : bare.index("</section>", start)])
+        for value in (v for v in papers.printed() if v.table == group.printed):
+            shown = (
+                (value.raw or repr(value.value)).partition("±")[0].strip(" $")
+                if value.value is not None
+                else "did not converge"
+            )
+            assert shown in section, (group.name, value)
+            assert value.activation in section
+            walked += 1
+    assert walked == 770
+
+
+def test_the_page_is_one_small_file_that_loads_nothing(bare: str) -> None:
+    assert len(bare.encode()) < 3_000_000
+    assert "default-src 'none'" in html.unescape(bare)
+    assert not re.search(r'(?:src|href)="(?:https?:)?//', bare)
+
+
+def test_every_group_claim_and_deviation_is_on_the_page(bare: str) -> None:
+    text = text_of(bare)
+    for paper in PAPERS:
+        for group in (g for g in papers.groups().values() if g.paper == paper):
+            assert f'id="{paper}-{group.name}"' in bare
+        for claim in papers.claims(paper):
+            assert " ".join(claim.title.split()) in text
+        for deviation in papers.deviations(paper):
+            assert f'<th scope="row">{deviation.id}</th>' in bare
+    assert text.count("not run") > 60
+    assert "pliant run srelu-wdbc --tier full (" in text
+
+
+@pytest.mark.parametrize("tier", ["smoke", "full"])
+def test_the_tier_stands_in_every_heading(tier: str, bare: str, tmp_path: Path) -> None:
+    page = bare
+    if tier != "full":
+        target = tmp_path / "index.html"
+        page = reproduction.write(["srelu"], "smoke", Known(None), target, command="").read_text(encoding="utf-8")
+    headings = re.findall(r"<h[12][^>]*>(.*?)</h[12]>", page, flags=re.DOTALL)
+    assert len(headings) > 10
+    assert all(f">{tier} " in heading for heading in headings)
+    assert ("reduced" in text_of(page)) == (tier == "smoke") or tier == "full"
+
+
+@pytest.fixture(scope="module")
+def wdbc(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Path]:
+    """A store in which srelu-wdbc at the smoke tier is finished, with its report."""
+    root = tmp_path_factory.mktemp("store")
+    study = papers.study("srelu-wdbc", "smoke")
+    store = filled(root, study)
+    result = Result(study, store)
+    store.write_json(result.directory / "study.json", study.model_dump(mode="json"))
+    result.report()
+    return store, root
+
+
+def test_ours_stands_beside_what_is_printed(wdbc: tuple[Store, Path], tmp_path: Path) -> None:
+    store, root = wdbc
+    target = root / "reproduce" / "srelu.smoke" / "index.html"
+    page = reproduction.write(["srelu"], "smoke", Known(store), target, command="").read_text(encoding="utf-8")
+    start = page.index('<section id="srelu-srelu-results"')
+    section = text_of(page[start : page.index("</section>", start)])
+    estimate = Evidence.of(Result(papers.study("srelu-wdbc", "smoke"), store)).estimate("srelu", "test_accuracy")
+    assert estimate is not None
+    assert f"{100 * estimate.mean:.2f}" in section
+    assert 'href="../../studies/srelu-wdbc.smoke/report.html"' in page
+    assert (target.parent / "../../studies/srelu-wdbc.smoke/report.html").is_file()
+    # Figure 3 is the confusion matrix of WDBC: drawn from the study's own figure.
+    start = page.index('<section id="srelu-srelu-fig3"')
+    assert "<svg" in page[start : page.index("</section>", start)]
+    assert "srelu-mnist" in section
+    assert "no result yet" in section
+
+
+def test_drawings_on_one_page_never_share_an_id(tmp_path: Path) -> None:
+    svg = '<svg><clipPath id="clip0"/><g clip-path="url(#clip0)"/></svg>'
+    drawing = Drawing("A chart", "ours", svg)
+    part = Part(
+        "srelu-fig4", "SReLU, figure 4", "loss", (), drawings=(drawing, drawing, Drawing("None", "ours", "", "Not drawn."))
+    )
+    paper = Paper("srelu", "SReLU", {}, (part,), ())
+    page = render(Reproduction((paper,), "smoke", "small", "pliant reproduce srelu", {}))
+    clips = re.findall(r'<clipPath id="([^"]+)"', page)
+    assert len(clips) == len(set(clips)) == 2
+    assert all(f"url(#{clip})" in page for clip in clips)
+    assert "Not drawn." in page
+
+
+def test_the_same_page_comes_from_records_alone(wdbc: tuple[Store, Path], tmp_path: Path) -> None:
+    store, _ = wdbc
+    records.write(Result(papers.study("srelu-wdbc", "smoke"), store), tmp_path / "records", command="pliant run srelu-wdbc")
+    known = Known(None, tmp_path / "records")
+    data = reproduction.page_of(["srelu"], "smoke", known, tmp_path / "index.html", command="")
+    (part,) = (p for p in data.papers[0].parts if p.id == "srelu-fig3")
+    assert part.members[0].origin == "record"
+    assert part.drawings[0].svg.startswith("<svg")
+    assert known.best("srelu-wdbc") is known.at("srelu-wdbc", "smoke")
+    assert known.best("srelu-wdbc", "full") is None
+
+
+# --- the commands -----------------------------------------------------------------------------------------------------
+
+
+def test_without_a_tier_it_says_what_each_costs(pliant, tmp_path: Path) -> None:
+    code, out, _ = pliant("reproduce", "dsrelu", "srelu")
+    assert code == 2
+    assert "choose a tier with --tier" in out
+    assert "Nothing has been started" in out
+    trials = sum(t.trials for t in reproduction.tasks(["dsrelu", "srelu"], "full"))
+    assert re.search(rf"full \d+ {trials} 0 ", out), out
+    assert not (tmp_path / "pliant-store").exists()
+
+
+def test_a_study_without_its_data_is_skipped_and_told(
+    pliant, wdbc: tuple[Store, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PLIANT_DATA", str(tmp_path / "nothing"))
+    _, root = wdbc
+    arguments = ["reproduce", "srelu", "--tier", "smoke", "--on", "serial", "--store", str(root)]
+    code, out, err = pliant(*arguments, "--only", "srelu-wdbc", "--only", "srelu-mnist", "-q")
+    assert code == 0, err
+    assert "skipped:" in out
+    assert "srelu-mnist:" in out
+    assert "1 of 2 studies have results" in out
+    page = (root / "reproduce" / "srelu.smoke" / "index.html").read_text(encoding="utf-8")
+    assert "not run: The data set" in text_of(page)
+
+
+def test_claims_read_well_in_a_hundred_columns(pliant, wdbc: tuple[Store, Path], capsys, monkeypatch) -> None:
+    _, root = wdbc
+    monkeypatch.setattr("sys.argv", ["pliant", "claims", "srelu", "--store", str(root), "--records", str(root)])
+    from pliant import cli
+
+    with pytest.raises(SystemExit):
+        cli.main()
+    out = capsys.readouterr().out
+    assert max(len(line) for line in out.splitlines()) <= 100
+    assert out.count("paper  ") >= 14
+    # A word of a reduced tier never stands alone.
+    words = re.findall(r"(SUPPORTED|REFUTED|UNDECIDED)((?: at the \w+ tier only)?): ", out)
+    assert words
+    assert all(tier == " at the smoke tier only" for _, tier in words)
+    assert "not run: " in out
+    assert re.search(r"run    pliant run srelu-\S+ --tier full  \(\d+ trials\)", out)
+
+
+def test_claims_for_programs(pliant, wdbc: tuple[Store, Path]) -> None:
+    _, root = wdbc
+    code, out, err = pliant("claims", "srelu", "--store", str(root), "--json")
+    assert code == 0, err
+    answers = json.loads(out)
+    assert [a["number"] for a in answers] == list(range(24, 38))
+    decided = [a for a in answers if a["state"] == "decided"]
+    assert decided
+    assert all(f["tier"] == "smoke" and f["n"] == 2 for a in decided for f in a["findings"])
+    assert all(a["command"].startswith("pliant run ") and a["trials"] > 0 for a in answers if a["state"] == "not run")
+    code, _, err = pliant("claims", "relu")
+    assert code == 2
+    assert "no paper named 'relu'" in err
+
+
+# --- how a claim gets its word ----------------------------------------------------------------------------------------
+
+
+def evidence(scores: dict[str, Sequence[float]], tier: str = "full", **columns: dict[str, Sequence[float]]) -> Evidence:
+    """Rows of ten folds with these test accuracies."""
+    rows: list[dict[str, Any]] = []
+    for activation, values in scores.items():
+        for fold, value in enumerate(values):
+            rows.append(
+                {
+                    "activation": activation,
+                    "label": activation,
+                    "repeat": 0,
+                    "fold": fold,
+                    "seed": fold,
+                    "outcome": "done",
+                    "n_train": 9000,
+                    "n_test": 1000,
+                    "test_accuracy": value,
+                    "test_loss": 1 - value + 0.001 * len(activation),
+                    **{name: by[activation][fold] for name, by in columns.items()},
+                }
+            )
+    names = tuple(scores)
+    return Evidence(
+        "s", "s", "S", tier, "store", rows, names, {n: n.upper() for n in names}, names[0], "accuracy", 0.01, "kfold"
+    )  # type: ignore[arg-type]
+
+
+BASE = [0.90, 0.91, 0.90, 0.92, 0.91, 0.90, 0.91, 0.92, 0.90, 0.91]
+NOISE = [0.002, -0.001, 0.001, 0.0, -0.002, 0.001, 0.002, -0.001, 0.0, -0.002]
+
+
+def raised(by: float, noise: float = 1.0) -> list[float]:
+    return [b + by + noise * e for b, e in zip(BASE, NOISE, strict=True)]
+
+
+def claim(against: str = "relu", **changes: Any) -> ClaimTest:
+    values = {"study": "s", "contender": "srelu", "metric": "test_accuracy", "direction": "higher", "margin": 0.01}
+    return ClaimTest(against=against, **{**values, **changes})
+
+
+@pytest.mark.parametrize(
+    ("by", "noise", "direction", "word", "verdict"),
+    [
+        (0.03, 1, "higher", "SUPPORTED", "BETTER"),
+        (-0.03, 1, "higher", "REFUTED", "WORSE"),
+        (0.0, 0.5, "higher", "REFUTED", "EQUIVALENT"),
+        (0.004, 8, "higher", "UNDECIDED", "CANNOT TELL"),
+        (-0.03, 1, "lower", "SUPPORTED", "BETTER"),
+        (0.03, 1, "lower", "REFUTED", "WORSE"),
+    ],
+)
+def test_the_word_follows_from_the_verdict(by: float, noise: float, direction: str, word: str, verdict: str) -> None:
+    found = decide(claim(direction=direction), evidence({"relu": BASE, "srelu": raised(by, noise)}))
+    assert (found.word, found.verdict, found.n) == (word, verdict, 10)
+    assert found.label == word
+    assert found.difference == pytest.approx(by, abs=1e-12)
+    assert found.low < found.difference < found.high
+
+
+def test_equal_supports_as_good_as_and_refutes_better_than() -> None:
+    same = evidence({"relu": BASE, "srelu": raised(0.0, 0.5)})
+    assert decide(claim(), same).word == "REFUTED"
+    assert decide(claim(equal=True), same).word == "SUPPORTED"
+    # Shown to be lower, and by less than what matters.
+    little = evidence({"relu": BASE, "srelu": raised(-0.003, 0.3)})
+    assert decide(claim(), little).word == "REFUTED"
+    assert decide(claim(equal=True), little).word == "SUPPORTED"
+    assert decide(claim(equal=True), evidence({"relu": BASE, "srelu": raised(-0.05)})).word == "REFUTED"
+
+
+def test_the_best_must_beat_each_of_the_others() -> None:
+    three = {"relu": BASE, "elu": raised(0.01), "srelu": raised(0.03)}
+    found = decide(claim("best"), evidence(three))
+    assert (found.word, found.rival) == ("SUPPORTED", "elu")
+    assert "SRELU minus ELU" in found.sentence
+    behind = decide(claim("best"), evidence({**three, "elu": raised(0.06)}))
+    assert (behind.word, behind.rival) == ("REFUTED", "elu")
+    open_ = decide(claim("best"), evidence({**three, "elu": raised(0.025, 10)}))
+    assert (open_.word, open_.rival) == ("UNDECIDED", "elu")
+    # Another setting of the same function is no rival.
+    assert decide(claim("best"), evidence({**three, "srelu[beta=1]": raised(0.08)})).word == "SUPPORTED"
+
+
+def test_columns_that_are_no_scores_are_compared_too() -> None:
+    times = {"relu": [1.0 + 0.01 * i for i in range(10)], "srelu": [1.3 + 0.012 * i for i in range(10)]}
+    given = evidence({"relu": BASE, "srelu": BASE}, seconds_per_epoch=times)
+    slower = decide(claim(metric="seconds_per_epoch", direction="lower", margin=0.0), given)
+    assert (slower.word, slower.verdict) == ("REFUTED", "WORSE")
+    assert slower.difference == pytest.approx(0.309)
+    assert decide(claim(metric="seconds_per_epoch", direction="higher", margin=0.0), given).word == "SUPPORTED"
+
+
+def test_counts_that_happen_to_agree_are_no_identity() -> None:
+    gaps = {"relu": [0.02] * 10, "srelu": [0.02] * 10}
+    tied = evidence({"relu": BASE, "srelu": raised(0.01)}, gap=gaps)
+    assert decide(claim(metric="gap", direction="lower"), tied).word == "UNDECIDED"
+    rows = [{**row, "test_loss": 0.5} for row in tied.rows]
+    same = Evidence(**{**vars(tied), "rows": rows})
+    assert decide(claim(metric="gap", direction="lower"), same).word == "REFUTED"
+
+
+def test_what_is_not_in_the_rows_is_said() -> None:
+    found = decide(claim(contender="gelu"), evidence({"relu": BASE, "srelu": BASE}))
+    assert (found.word, found.n) == ("UNDECIDED", 0)
+    assert "gelu is not in the rows" in found.sentence
+    found = decide(claim(metric="gap"), evidence({"relu": BASE, "srelu": BASE}))
+    assert (found.word, found.n) == ("UNDECIDED", 0)
+
+
+def test_a_reduced_tier_is_part_of_the_word() -> None:
+    found = decide(claim(), evidence({"relu": BASE, "srelu": raised(0.03)}, tier="smoke"))
+    assert found.word == "SUPPORTED"
+    assert found.label == "SUPPORTED at the smoke tier only"
+
+
+def test_where_nothing_was_run_the_command_and_its_cost_stand() -> None:
+    known = Known(None)
+    for number in papers.claims():
+        answer = settle(number, known)
+        assert answer.state in ("settled", "open", "not run")
+        if answer.state == "not run":
+            name = answer.command.split()[2]
+            assert answer.command == f"pliant run {name} --tier full"
+            assert answer.trials == size_of(papers.study(name)) > 0
+
+
+def test_the_size_of_a_study_is_that_of_its_plan() -> None:
+    for tier in papers.tiers("srelu-wdbc"):
+        study = papers.study("srelu-wdbc", tier)
+        assert size_of(study) == len(plan(study))
+
+
+def test_a_store_goes_before_a_record_and_the_fuller_of_both(wdbc: tuple[Store, Path], tmp_path: Path) -> None:
+    store, _ = wdbc
+    study = papers.study("srelu-wdbc", "smoke")
+    records.write(Result(study, store), tmp_path, command="pliant run srelu-wdbc --tier smoke")
+    both = Known(store, tmp_path).at("srelu-wdbc", "smoke")
+    assert both is not None
+    assert both.origin == "store"
+    half = Store(tmp_path / "half")
+    half.write_json(half.study(study.directory) / "study.json", study.model_dump(mode="json"))
+    found = Known(half, tmp_path).at("srelu-wdbc", "smoke")
+    assert found is not None
+    assert found.origin == "record"
+    changed = study.override(["train.epochs=3"])
+    kept = records.read(records.write(Result(changed, filled(tmp_path / "changed", changed)), tmp_path / "other", command="x"))
+    assert kept.about["changes"]
+    assert Known(None, tmp_path / "other").at("srelu-wdbc", "smoke") is None
