@@ -142,7 +142,12 @@ def test_settings(tmp_path: Path) -> None:
     (tmp_path / "gpus.toml").write_text('executor = "slurm"\npartition = "gpu"\nminutes = 90\ngpus = 1\nshared = false\n')
     assert create(str(tmp_path / "gpus.toml")) == SlurmExecutor(partition="gpu", minutes=90.0, gpus=1, shared=False)
     assert create("slurm,partition=gpu") == SlurmExecutor(partition="gpu")
-    for text, address in (("ray", None), ("ray:auto", "auto"), ("ray:10.0.0.1:6379", "10.0.0.1:6379"), ("ray://h:1", "ray://h:1")):
+    for text, address in (
+        ("ray", None),
+        ("ray:auto", "auto"),
+        ("ray:10.0.0.1:6379", "10.0.0.1:6379"),
+        ("ray://h:1", "ray://h:1"),
+    ):
         executor = create(f"{text},gpus=0.25,cpus=2")
         assert isinstance(executor, RayExecutor)
         assert (executor.address, executor._gpus, executor._cpus, executor.name) == (address, 0.25, 2.0, text)
