@@ -1,13 +1,13 @@
-"""Studies on Ray and Slurm give what they give here. These need the extras ``ray`` and ``slurm``, and say so where they skip."""
+"""Studies on Ray and Slurm give what they give here. Needs the extras ``ray`` and ``slurm``; what lacks one skips."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import shutil
 import signal
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,11 @@ import networks
 import numpy as np
 import pytest
 import workloads
-from test_executors import kinds, of, wait_for
+from test_executors import kinds, light, of
 from test_executors import run as run_jobs
 
 from pliant.lab import Study, run
-from pliant.lab.executors import Event
+from pliant.lab.executors import Event, create
 from pliant.lab.result import Result
 
 
@@ -41,6 +41,9 @@ def same(one: Result, two: Result) -> None:
         assert right is not None
         assert set(left) == set(right)
         assert [{**e, "seconds": 0} for e in a.history()] == [{**e, "seconds": 0} for e in b.history()]
+
+
+__all__ = ["light"]  # The fixture.
 
 
 class Log:
@@ -109,7 +112,7 @@ def test_a_requeued_job_goes_on(small: Study, tmp_path: Path) -> None:
             if event.kind == "progress" and event.data["epoch"] > 5 and not told:
                 told.append(1)
                 for pid in (int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit()):
-                    with __import__("contextlib").suppress(OSError):
+                    with contextlib.suppress(OSError):
                         command = Path(f"/proc/{pid}/cmdline").read_bytes()
                         if b"submitit.core._submit" in command and str(tmp_path).encode() in command:
                             os.kill(pid, signal.SIGUSR2)
@@ -171,9 +174,22 @@ def test_jobs_on_ray(two_nodes: Any, tmp_path: Path) -> None:
     (poisoned,) = workloads.attempts(tmp_path, jobs[4])
     assert workloads.attempts(tmp_path, jobs[5]) != [poisoned]
     with pytest.raises(ZeroDivisionError):
-        from pliant.lab.executors import create
-
         create("ray:auto").run(jobs[:1], workloads.work, lambda event: 1 // (event.kind != "progress"))
+
+
+class Kills(Log):
+    """Kills a node of the cluster, with SIGKILL, ``delay`` seconds after a trial has come a good way."""
+
+    def __init__(self, cluster: Any, node: Any, delay: float) -> None:
+        super().__init__()
+        self.cluster, self.node, self.delay = cluster, node, delay
+        self.killer: threading.Timer | None = None
+
+    def event(self, event: Event, trial: Any) -> None:
+        super().event(event, trial)
+        if event.kind == "progress" and event.data["epoch"] > 20 and self.killer is None:
+            self.killer = threading.Timer(self.delay, self.cluster.remove_node, [self.node, False])
+            self.killer.start()
 
 
 @pytest.mark.slow
@@ -185,27 +201,14 @@ def test_a_node_is_lost_under_a_study(two_nodes: Any, small: Study, tmp_path: Pa
     chance = random.Random(7)
     resumed: list[int] = []
     for round_ in range(3):
-        node = two_nodes.add_node(num_cpus=2)
-        log = Log()
-        killer = threading.Timer(0, lambda: None)
-
-        class Kills(Log):
-            def event(self, event: Event, trial: Any) -> None:
-                log.events.append(event)
-                nonlocal killer
-                if event.kind == "progress" and event.data["epoch"] > 20 and not killer.is_alive() and not killer.args:
-                    # SIGKILL of the raylet: its workers die with it.
-                    killer = threading.Timer(chance.uniform(0, 1), two_nodes.remove_node, [node, False])
-                    killer.start()
-
-        result = run(study, store=tmp_path / str(round_), on="ray:auto", progress=Kills(), stack=1, checkpoint_every=0)
-        killer.join()
+        log = Kills(two_nodes, two_nodes.add_node(num_cpus=2), chance.uniform(0, 1))
+        result = run(study, store=tmp_path / str(round_), on="ray:auto", progress=log, stack=1, checkpoint_every=0)
+        assert log.killer is not None
+        log.killer.join()
         assert numbers(result) == numbers(whole)
-        lost = [e for e in log.events if e.kind == "retrying"]
-        assert wait_for(lambda: True, 1)
-        for event in lost:
-            provenance = result.store.trial(event.key).result()["provenance"]  # type: ignore[index]
-            resumed.append(provenance["resumed_from_epoch"] or 0)
-        time.sleep(1)
+        for event in log.events:
+            if event.kind == "retrying":
+                provenance = result.store.trial(event.key).result()["provenance"]  # type: ignore[index]
+                resumed.append(provenance["resumed_from_epoch"] or 0)
     print(f"node lost 3 of 3 times; trials interrupted {len(resumed)}, went on from epochs {resumed}; trials lost 0")
     assert resumed, "no kill met a trial"

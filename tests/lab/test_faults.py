@@ -107,9 +107,7 @@ def flip_a_bit(process: subprocess.Popen[bytes], store: Path, chance: random.Ran
     """In a file that is not being written: the run is killed first, as by the power failure that broke the disk."""
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    files = [
-        p for p in sorted(store.glob("trials/*/*/*")) if p.name != "lock" and not p.name.endswith(".tmp") and p.stat().st_size
-    ]
+    files = [p for p in sorted(store.glob("trials/*/*/[!.l]*")) if p.stat().st_size]
     if not files:
         return ""
     path = chance.choice(files)
@@ -145,7 +143,7 @@ def copy_half(process: subprocess.Popen[bytes], store: Path, chance: random.Rand
     shutil.copytree(store, copy, ignore_dangling_symlinks=True, ignore=shutil.ignore_patterns("*.tmp", "lock"))
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    files = [p for p in sorted(copy.glob("trials/*/*/*"))]
+    files = sorted(copy.glob("trials/*/*/*"))
     for path in chance.sample(files, len(files) // 3):
         os.truncate(path, chance.randrange(path.stat().st_size + 1))
     shutil.rmtree(store)

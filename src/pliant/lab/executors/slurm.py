@@ -325,6 +325,5 @@ def _cause(job: Any) -> str:
     log: list[str] = []
     with contextlib.suppress(Exception):
         log = (job.stderr() or "").strip().splitlines()
-    return "its job left the queue" + (
-        f"; its log ends with: {log[-1][:300]}" if log else " (killed, out of memory or of time)"
-    )
+    end = f"; its log ends with: {log[-1][:300]}" if log else " (killed, out of memory or of time)"
+    return f"its job left the queue{end}"
