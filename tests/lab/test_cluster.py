@@ -195,13 +195,14 @@ class Kills(Log):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_a_node_is_lost_under_a_study(two_nodes: Any, small: Study, tmp_path: Path) -> None:
-    """Three times a second node joins, and is killed while it trains: the trials go on elsewhere from what had come back."""
-    study = small.override(["train.epochs=800"])
+    """A second node joins, and is killed while it trains: the trials go on elsewhere from what had come back."""
+    study = small.override(["train.epochs=200"])
     whole = run(study, store=tmp_path / "whole", stack=1)
     chance = random.Random(7)
     resumed: list[int] = []
-    for round_ in range(3):
-        log = Kills(two_nodes, two_nodes.add_node(num_cpus=2), chance.uniform(0, 1))
+    rounds = int(os.environ.get("PLIANT_FAULTS", "3"))
+    for round_ in range(rounds):
+        log = Kills(two_nodes, two_nodes.add_node(num_cpus=2), chance.uniform(0, 0.5))
         result = run(study, store=tmp_path / str(round_), on="ray:auto", progress=log, stack=1, checkpoint_every=0)
         assert log.killer is not None
         log.killer.join()
@@ -210,5 +211,5 @@ def test_a_node_is_lost_under_a_study(two_nodes: Any, small: Study, tmp_path: Pa
             if event.kind == "retrying":
                 provenance = result.store.trial(event.key).result()["provenance"]  # type: ignore[index]
                 resumed.append(provenance["resumed_from_epoch"] or 0)
-    print(f"node lost 3 of 3 times; trials interrupted {len(resumed)}, went on from epochs {resumed}; trials lost 0")
+    print(f"node lost {rounds} times; trials interrupted {len(resumed)}, went on from epochs {resumed}; trials lost 0")
     assert resumed, "no kill met a trial"
