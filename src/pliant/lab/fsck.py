@@ -37,6 +37,7 @@ __all__ = ["ASIDE", "Finding", "Fsck", "check"]
 ASIDE: Final = "damaged"
 """The folder in the store into which repair moves what it sets aside."""
 
+_KEY: Final = re.compile(r"[0-9a-f]{64}")
 _TEMPORARY: Final = re.compile(r"\..+\.tmp")
 
 Kind = Literal["damaged", "torn", "leftover", "foreign"]
@@ -91,7 +92,7 @@ def check(store: Store, *, repair: bool = False, identify: Identify | None = Non
     listed = _listed(store, findings)
     finished = unfinished = busy = unlisted = 0
     redo: dict[str, tuple[str, ...]] = {}
-    keys = store.keys()
+    keys = [key for key in store.keys() if store.trial(key).path.is_dir()]  # noqa: SIM118
     for key in keys:
         trial = store.trial(key)
         unlisted += key not in listed
@@ -213,13 +214,12 @@ def _top(store: Store, repair: bool) -> Iterator[Finding]:
         elif entry.name not in (STAMP, "trials", "studies", ASIDE):
             yield Finding("foreign", entry.path, "no part of a store")
     trials = store.root / "trials"
-    known = set(store.keys())
     for shard in sorted(trials.iterdir()) if trials.is_dir() else ():
         if not shard.is_dir() or len(shard.name) != 2:
             yield Finding("foreign", str(shard), "no part of a store")
             continue
         for path in sorted(shard.iterdir()):
-            if path.name not in known:
+            if not (path.is_dir() and path.name.startswith(shard.name) and _KEY.fullmatch(path.name)):
                 yield Finding("foreign", str(path), "no trial: its name is no key, or it stands in the wrong folder")
     for name in store.studies():
         for path, holder in store.driver_locks(name):

@@ -70,8 +70,9 @@ def run(
     Args:
         study: what to compare.
         store: a directory, made if it is missing.
-        on: an executor or its name: "serial", "local" (a process per core), "local:4". A study with functions of your own
-            runs on "local" if they can be imported and the program has an ``if __name__ == "__main__":`` guard.
+        on: an executor or its name: "serial", "local" (a process per core), "local:4", "ray", "ray:ADDRESS", "slurm.toml"; see
+            :func:`pliant.lab.executors.create`. A study with functions of your own runs on "local" if they can be imported and
+            the program has an ``if __name__ == "__main__":`` guard; to Ray and Slurm they travel as code.
         progress: what is told about events.
         checkpoint_every: seconds between the checkpoints of a trial; 0 writes one each epoch.
         stack: at most so many trials of small networks are trained as one program, with the same results up to rounding, which

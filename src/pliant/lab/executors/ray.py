@@ -135,6 +135,8 @@ class _Cluster:
 
     def listen(self) -> Iterator[tuple[Ticket, Letter]]:
         ray = self._ray
+        if not self._tasks:
+            return
         ended, _ = ray.wait(list(self._tasks), num_returns=1, timeout=_PATIENCE)
         ended, _ = ray.wait(list(self._tasks), num_returns=len(self._tasks), timeout=0) if ended else (ended, [])
         # After the tasks: they end when their last letter is in the mailbox.

@@ -11,6 +11,7 @@ import json
 import os
 import secrets
 import shutil
+import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -41,6 +42,10 @@ _KNOWN: Final = {
 }
 _WORK: Final = "work.pickle"
 _GRACE: Final = 10.0
+_LOOK_EVERY: Final = 5.0
+_LOOKS: Final = 3
+"""So often in a row must a job be missing from the queue, so seconds apart, before it counts as dead: its last words may be
+on their way through a file server, and a job that is being requeued may be nowhere for a moment."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +124,8 @@ class _Queue:
         self._jobs: dict[Ticket, Any] = {}
         self._read: dict[Ticket, int] = {}
         self._ended: set[Ticket] = set()
+        self._absent: dict[Ticket, int] = {}
+        self._next_look = 0.0
 
     def __enter__(self) -> Self:
         code = pickled(self._work, self._submitit.core.utils.cloudpickle)
@@ -187,13 +194,38 @@ class _Queue:
 
     def listen(self) -> Iterator[tuple[Ticket, Letter]]:
         time.sleep(self._settings.poll_seconds)
+        self._look()
         for ticket, job in list(self._jobs.items()):
             # Asked first: what a job said before it ended must not be overlooked.
-            over = job.done()
+            over = self._over(ticket, job)
             yield from ((ticket, letter) for letter in self._letters(ticket))
             if over and ticket in self._jobs:
                 del self._jobs[ticket]
                 yield ticket, Letter("lost", text=_cause(job))
+
+    def _over(self, ticket: Ticket, job: Any) -> bool:
+        if self._settings.cluster == "local":
+            return bool(job.done())
+        return bool(job.paths.result_pickle.exists()) or self._absent.get(ticket, 0) >= _LOOKS
+
+    def _look(self) -> None:
+        """Count for each job how often in a row Slurm did not have it. Not by sacct, as submitit would: many a cluster keeps no
+        accounts, and then a job that died would be waited for for ever."""
+        now = time.monotonic()
+        if self._settings.cluster == "local" or now < self._next_look:
+            return
+        self._next_look = now + max(_LOOK_EVERY, self._settings.poll_seconds)
+        found = subprocess.run(
+            ["squeue", "--noheader", "--array", "--format=%i", f"--user={os.getuid()}"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if found.returncode:
+            return
+        there = set(found.stdout.split())
+        for ticket, job in self._jobs.items():
+            self._absent[ticket] = 0 if job.job_id in there else self._absent.get(ticket, 0) + 1
 
     def _letters(self, ticket: Ticket) -> Iterator[Letter]:
         path = _letters(self._folder, ticket)
@@ -289,9 +321,9 @@ def _replace(path: Path, data: bytes) -> None:
 
 
 def _cause(job: Any) -> str:
-    """Why a job ended without a last word, from Slurm's state and the end of its log."""
-    state = str(job.state)
+    """Why a job ended without a last word: all that is known is the end of its log."""
+    log: list[str] = []
     with contextlib.suppress(Exception):
         log = (job.stderr() or "").strip().splitlines()
-        return f"Slurm says {state}" + (f"; its log ends with: {log[-1][:300]}" if log else "")
-    return f"Slurm says {state}"
+    end = f"; its log ends with: {log[-1][:300]}" if log else " (killed, out of memory or of time)"
+    return f"its job left the queue{end}"
