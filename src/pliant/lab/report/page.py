@@ -456,6 +456,7 @@ class ByClass:
     """Average precision of each class, a column for each activation."""
 
     title: str
+    unit: str
     activations: list[str]
     rows: list[tuple[str, list[Cell]]]
 
@@ -473,7 +474,7 @@ def _by_class(data: ReportData, names: Mapping[str, str]) -> list[ByClass]:
             for c, name in enumerate(data.class_names)
             if any(found[a][c] is not None for a in known)
         ]
-        tables.append(ByClass(f"{shown.title}, {shown.unit}", [names[a] for a in known], rows))
+        tables.append(ByClass(shown.title, shown.unit, [names[a] for a in known], rows))
     return tables
 
 
