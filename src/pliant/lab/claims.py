@@ -341,7 +341,8 @@ def _seen(c: Comparison, test: ClaimTest, contender: str, alpha: float) -> _Seen
 
 
 def _size(value: float, *, points: bool) -> str:
-    return f"{100 * value:+.2f}" if points else f"{value:+.4g}"
+    # Adding 0 turns a negative zero into zero.
+    return f"{100 * value + 0.0:+.2f}" if points else f"{value + 0.0:+.4g}"
 
 
 def tally(answers: Sequence[Answer]) -> Iterator[tuple[str, int]]:
