@@ -101,8 +101,8 @@ class _Cluster:
                 ) from error
         if self._gpus is None:
             self._gpus = 1.0 if ray.cluster_resources().get("GPU") else 0.0
-        # Beside the driver, whose end is the run's: on another node it could be lost alone.
-        beside = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+        # Beside the driver, whose end is the run's: on another node it could be lost alone, so not softly either.
+        beside = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self._mailbox = Queue(actor_options={"num_cpus": 0, "max_restarts": -1, "scheduling_strategy": beside}).actor
         self._code = ray.put(code)
         memory = {} if self._memory_gb is None else {"memory": int(self._memory_gb * 1e9)}
