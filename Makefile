@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 .PHONY: demo test slow clean
 
 demo: $(VENV)/.ready
-	$(BIN)/pliant run srelu-wdbc
+	$(BIN)/pliant run srelu-wdbc --tier lite
 
 test: $(VENV)/.ready
 	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/check
