@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from pliant.lab import executors
+from pliant.lab.distributed import train_together
 from pliant.lab.executors import Event, Executor, Job
 from pliant.lab.protocol import split
 from pliant.lab.result import Result
@@ -105,6 +106,9 @@ def run(
     desk = _Desk(results, by_key, progress)
     try:
         size = lanes(trials[0], data, network, activations, len(trials)) if stack is None else stack
+        if study.train.world_size > 1:
+            # A stack is one program of one process.
+            size = 1
         # Cut by the plan, and not by what waits: resumed, a trial has the neighbours that it had.
         cuts = [[spec for spec in cut if spec in missing] for cut in _cut(trials, size, len(study.activations))]
         jobs = [desk.job(specs) for specs in cuts if specs]
@@ -241,7 +245,17 @@ def run_trials(
                 if trial.outcome() not in ("done", "diverged"):
                     trial.begin(specs[i].model_dump(mode="json"))
                     free.append(i)
-            if free:
+            if free and specs[0].train.world_size > 1:
+                for i in free:
+                    train_together(
+                        specs[i],
+                        custom,
+                        store.root,
+                        lambda row, place=i: report({**row, "trial": place}),  # type: ignore[misc]
+                        checkpoint_every=checkpoint_every,
+                        threads=1 if one_thread else max(1, threads // specs[i].train.world_size),
+                    )
+            elif free:
                 train_stacked(
                     [specs[i] for i in free],
                     data_of(specs[0].dataset, custom),

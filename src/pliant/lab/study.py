@@ -55,7 +55,7 @@ class Component(Frozen):
     options: Annotated[dict[str, bool | int | float | str], pydantic.AfterValidator(_Options)] = Field(default_factory=dict)
 
 
-_LATER = ("share",)
+_LATER = ("share", "train.world_size", "train.sync_batch_norm")
 """Fields of a trial that came after results were kept: at their defaults they change nothing, the key included."""
 
 
@@ -89,9 +89,13 @@ class TrialSpec(Frozen):
         values = self.model_dump(mode="json")
         # Where data lie on this machine changes no number: data_sha256 says what they are.
         values["dataset"]["options"].pop("path", None)
-        for name in _LATER:
-            if values[name] == type(self).model_fields[name].default:
-                del values[name]
+        for path in _LATER:
+            *parents, name = path.split(".")
+            part, fields = values, type(self).model_fields
+            for parent in parents:
+                part, fields = part[parent], fields[parent].annotation.model_fields  # type: ignore[union-attr]
+            if part[name] == fields[name].default:
+                del part[name]
         return hashlib.sha256(canonical(values).encode()).hexdigest()
 
 
