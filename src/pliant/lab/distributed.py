@@ -105,7 +105,8 @@ def _context() -> Any:
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
+    # The second is imported by the first step of an optimizer, and takes longer than torch itself.
+    context.set_forkserver_preload([__name__, "torch._dynamo"])
     return context
 
 

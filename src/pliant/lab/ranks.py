@@ -49,16 +49,13 @@ class Ranks:
         return slice(start, min(part.stop, max(own.stop, start + _LEAST))), slice(own.start - start, own.stop - start)
 
     def averaging(self, network: nn.Module) -> nn.Module:
-        """``network`` in torch's DistributedDataParallel, which averages gradients over the processes while they come.
-
-        Every process counts the same steps, so buffers of schedules need no exchange; those of batch normalisation are
-        compared once an epoch, by :meth:`agree`.
-        """
-        return nn.parallel.DistributedDataParallel(network, broadcast_buffers=False)
+        """``network`` in torch's DistributedDataParallel, which averages gradients over the processes while they come."""
+        return nn.parallel.DistributedDataParallel(network)
 
     @torch.no_grad()
     def agree(self, network: nn.Module) -> None:
-        """Give every process the buffers of the first one: running statistics of batch normalisation, in torch's own rule."""
+        """Give every process the buffers of the first one, as DistributedDataParallel does before each step: after the last one
+        the running statistics of batch normalisation would still be each process's own."""
         if self.size > 1:
             for buffer in network.buffers():
                 dist.broadcast(buffer, 0)

@@ -83,7 +83,7 @@ class TrialSpec(Frozen):
     quirks: tuple[str, ...] = ()
     versions: dict[str, int]
 
-    @property
+    @functools.cached_property
     def key(self) -> str:
         """sha256 of the resolved values, in hex: where the store keeps the trial."""
         values = self.model_dump(mode="json")
@@ -97,6 +97,20 @@ class TrialSpec(Frozen):
             if part[name] == fields[name].default:
                 del part[name]
         return hashlib.sha256(canonical(values).encode()).hexdigest()
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+    def __copy__(self) -> Self:
+        copied = super().__copy__()
+        # A copy is made to be changed, and a key that was found before belongs to the original.
+        copied.__dict__.pop("key", None)
+        return copied
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        copied = super().__deepcopy__(memo)
+        copied.__dict__.pop("key", None)
+        return copied
 
 
 class Custom(BaseModel):
