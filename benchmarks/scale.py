@@ -43,9 +43,10 @@ from pliant.lab.store import Store, TrialBusyError
 from pliant.lab.study import Study, TrialSpec, plan
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "lab"))
-import synthetic_store  # noqa: E402
+import synthetic_store
 
 EPOCHS = 5
+KINDS = 60
 HERE = Path(__file__).parent
 
 
@@ -61,15 +62,26 @@ def timed(found: dict[str, Any], name: str) -> Iterator[None]:
 
 
 def without_fsync() -> Any:
-    return mock.patch.object(os, "fsync", lambda fd: None)
+    return mock.patch.object(os, "fsync")
 
 
 def filled(root: Path, study: Study) -> tuple[Store, tuple[TrialSpec, ...]]:
+    """A store with every trial finished: the first as a training leaves them, the others as copies."""
     store = Store(root)
     trials = plan(study)
+    models: dict[tuple[str, int], list[tuple[str, bytes]]] = {}
     with without_fsync():
         for spec in trials:
-            synthetic_store.finish(store, spec)
+            kind = (spec.activation, spec.repeat * 5 + spec.fold)
+            if spec.repeat * 5 + spec.fold < KINDS:
+                synthetic_store.finish(store, spec)
+                folder = store.trial(spec.key).path
+                models[kind] = [(name, (folder / name).read_bytes()) for name in sorted(os.listdir(folder))]
+                continue
+            path = store.trial(spec.key).path
+            path.mkdir(parents=True)
+            for name, content in models[spec.activation, kind[1] % KINDS]:
+                (path / name).write_bytes(content)
         store.write_json(store.study(study.directory) / "study.json", study.model_dump(mode="json"))
         store.write_json(store.study(study.directory) / TRIALS, _listed(study, trials))
     return store, trials
@@ -143,7 +155,9 @@ class Cluster:
     """An executor of ``nodes`` simulated nodes with ``slots`` each: jobs take made-up time on a clock of its own, their work is
     really done (in this process), and a node that goes down gives its jobs back."""
 
-    def __init__(self, nodes: int, slots: int, seconds: Callable[[int], float], downs: Sequence[tuple[float, int]] = ()) -> None:
+    def __init__(
+        self, nodes: int, slots: int, seconds: Callable[[int], float], downs: Sequence[tuple[float, int]] = ()
+    ) -> None:
         self.name = f"cluster:{nodes}x{slots}"
         self._slots = [node for node in range(nodes) for _ in range(slots)]
         self._seconds = seconds
@@ -258,7 +272,9 @@ def writers(found: dict[str, Any], root: Path, trials: int, processes: int, conf
     target = root / f"writers-{processes}-{conflict}"
     study = synthetic_store.study_of(max(1, trials // 80), EPOCHS)
     start = time.perf_counter()
-    running = [context.Process(target=write, args=(str(target), i, processes, trials, conflict, told)) for i in range(processes)]
+    running = [
+        context.Process(target=write, args=(str(target), i, processes, trials, conflict, told)) for i in range(processes)
+    ]
     for process in running:
         process.start()
     heard = [told.get() for _ in running]

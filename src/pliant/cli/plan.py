@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import json
 import math
 import statistics
@@ -40,10 +41,8 @@ def plan(
     """Show the trials of a study, what is done, how long the rest takes, and what precision to expect."""
     result = stored(chosen_study(study, activation, folds, repeats, changes), store, create=False)
     chosen = result.study
-    by_activation = {
-        a: {o: sum(r["activation"] == a and r["outcome"] == o for r in result.trial_rows) for o in result.counts}
-        for a in chosen.activations
-    }
+    found = collections.Counter((r["activation"], r["outcome"]) for r in result.trial_rows)
+    by_activation = {a: {o: found[a, o] for o in result.counts} for a in chosen.activations}
     seconds = [float(r["seconds"]) for r in result.trial_rows if r.get("seconds")]
     left = result.counts["missing"] + result.counts["failed"]
     n_train, n_validation, n_test = result.sizes()

@@ -91,7 +91,7 @@ def run(
     results.write_json(results.study(study.directory) / "study.json", study.model_dump(mode="json"))
     results.write_json(results.study(study.directory) / TRIALS, _listed(study, trials))
     by_key = {spec.key: spec for spec in trials}
-    waiting = [spec for spec in trials if results.trial(spec.key).outcome() in ("missing", "failed")]
+    waiting = [spec for spec in trials if results.trial(spec.key).glance() is None]
     if progress is not None:
         progress.planned(study, trials, waiting)
 
