@@ -27,7 +27,7 @@ def canonical(value: Any) -> str:
 class Frozen(BaseModel):
     """Data that are compared and hashed by value and refuse keys that they do not know."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
     def __hash__(self) -> int:
         return hash(canonical(self.model_dump(mode="json")))
@@ -227,8 +227,8 @@ SPEED = ("tf32", "bf16", "compile", "cuda_graphs", "cudnn_benchmark")
 class Train(Frozen):
     """How one network is trained."""
 
-    epochs: int = Field(100, ge=1)
-    batch_size: int = Field(128, ge=1)
+    epochs: int = Field(100, ge=1, le=10**7)
+    batch_size: int = Field(128, ge=1, le=2**31)
     drop_last: bool = False
     """Leave out the examples of each epoch's order that do not fill a batch."""
     optimizer: Optimizer = Optimizer()

@@ -35,6 +35,10 @@ TRAINING_VERSION = 2
 """Bumped by hand when the training loop changes in a way that alters numbers; part of a trial's identity."""
 
 
+MAX_TRIALS = 1_000_000
+"""Beyond this a study is a slip of the pen, and its plan would fill the memory before anybody could say so."""
+
+
 class StudyError(PliantError, ValueError):
     """A study that cannot be planned as it is written."""
 
@@ -266,7 +270,8 @@ class Study(Frozen):
             values = tomllib.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise StudyError(f"The study file {path} cannot be read: {error.strerror}.") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        except (ValueError, RecursionError) as error:
+            # Beside its own errors tomllib passes on those of numbers with thousands of digits and of endless nesting.
             raise StudyError(f"The study file {path} is not valid TOML: {error}.") from None
         values.setdefault("name", path.stem)
         options = dataset.get("options") if isinstance(dataset := values.get("dataset"), dict) else None
@@ -384,7 +389,7 @@ def _toml(text: str) -> Any:
         return None
     try:
         return tomllib.loads(f"x = {text}")["x"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return text
 
 
@@ -520,6 +525,13 @@ def plan(study: Study) -> tuple[TrialSpec, ...]:
         sources["network"] = module_identity(network)
     _check_quirks(study)
     p = study.protocol
+    rates = len(study.train.lr_grid) or 1
+    if p.repeats * p.folds * len(study.activations) * rates > MAX_TRIALS:
+        grid = f" and {rates} learning rates" if study.train.lr_grid else ""
+        raise StudyError(
+            f"The study {study.name!r} has {len(study.activations)} activations, {p.folds} folds, {p.repeats} repeats{grid}, "
+            f"which are more than {MAX_TRIALS:,} trials. Lower protocol.repeats or protocol.folds, or make several studies."
+        )
     share = 0.2 if p.design == "holdout" and p.test is None else p.test
     recipes = [study.train.resolved(lr) for lr in study.train.lr_grid] or [study.train.resolved()]
     identities = {name: [source_identity(factory), _identity_of(factory, name)] for name, factory in custom.activations.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import hashlib
 import json
 import math
 import os
@@ -63,6 +64,7 @@ batch shows in the last bits of a score."""
 PARTS = ("train", "validation", "test")
 TOP = 5
 """How many epochs the tables of the DSReLU paper list."""
+_BLANK = "0" * 64
 TOP_METRICS = ("accuracy", "f1_weighted", "auc")
 
 
@@ -242,8 +244,11 @@ def begin(
         ranks=ranks,
     )
     saved = trial.read("checkpoint.safetensors")
-    if saved is not None:
-        _restore(saved, network, training.optimizer, training.best, training.state)
+    if saved is not None and (found := _whole(saved)) is None:
+        # Begun again, which costs time and no truth; what it ends with says so.
+        training.damaged_checkpoint = True
+    elif saved is not None and found is not None:
+        _restore(*found, network, training.optimizer, training.best, training.state)
         training.resumed_from = training.state.epoch
     if not ranks.rank:
         trial.truncate_history(training.state.epoch)
@@ -278,6 +283,8 @@ class Training:
     evaluation_batch: int
     state: _State = field(default_factory=_State)
     resumed_from: int = 0
+    damaged_checkpoint: bool = False
+    """Whether there was a checkpoint that could not be trusted, so that the trial began anew."""
     lanes: int = 1
     """The largest number of trials that were trained in one program with this one, itself among them."""
     ranks: Ranks = ALONE
@@ -384,6 +391,7 @@ class Training:
                     "started": self.started,
                     "finished": datetime.now(UTC).isoformat(timespec="seconds"),
                     "resumed_from_epoch": self.resumed_from,
+                    **({"damaged_checkpoint": True} if self.damaged_checkpoint else {}),
                     "stacked_with": self.lanes - 1,
                     "threads": torch.get_num_threads(),
                     "torch": torch.__version__,
@@ -709,25 +717,40 @@ def _checkpoint(network: nn.Module, optimizer: torch.optim.Optimizer, best: Mapp
     for i, values in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{i}.{k}": v for k, v in values.items() if isinstance(v, Tensor)}
     # safetensors refuses tensors that share memory, which tied weights do.
-    return safetensors.torch.save(
-        {k: v.detach().clone().contiguous() for k, v in tensors.items()}, {"state": json.dumps(vars(state))}
+    saved = safetensors.torch.save(
+        {k: v.detach().clone().contiguous() for k, v in tensors.items()}, {"state": json.dumps(vars(state)), "sha256": _BLANK}
     )
+    # The checksum stands in the header, which comes first, and is of the file with a blank in its place.
+    return saved.replace(_BLANK.encode(), hashlib.sha256(saved).hexdigest().encode(), 1)
 
 
-def _metadata(saved: bytes) -> dict[str, Any]:
-    length = int.from_bytes(saved[:8], "little")
-    state: dict[str, Any] = json.loads(json.loads(saved[8 : 8 + length])["__metadata__"]["state"])
-    return state
+def _whole(saved: bytes) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """The tensors and the state in a checkpoint; None where it is not what was written. One without a checksum is of a version
+    that wrote none, and is believed if it can be read."""
+    try:
+        length = int.from_bytes(saved[:8], "little")
+        told = json.loads(saved[8 : 8 + length])["__metadata__"]
+        if not told.keys() <= {"state", "sha256"}:
+            return None
+        expected = told.get("sha256")
+        if expected is not None:
+            blank = saved.replace(expected.encode(), _BLANK.encode(), 1)
+            if hashlib.sha256(blank).hexdigest() != expected:
+                return None
+        state = json.loads(told["state"])
+        return (safetensors.torch.load(saved), state) if state.keys() <= vars(_State()).keys() else None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError, safetensors.SafetensorError):
+        return None
 
 
 def _restore(
-    saved: bytes,
+    tensors: Mapping[str, Tensor],
+    saved_state: Mapping[str, Any],
     network: nn.Module,
     optimizer: torch.optim.Optimizer,
     best: dict[str, Tensor],
     state: _State,
 ) -> None:
-    tensors = safetensors.torch.load(saved)
     network.load_state_dict({k.removeprefix("network."): v for k, v in tensors.items() if k.startswith("network.")})
     best.update({k.removeprefix("best."): v for k, v in tensors.items() if k.startswith("best.")})
     held: dict[int, dict[str, Tensor]] = {}
@@ -736,5 +759,5 @@ def _restore(
             _, index, name = key.split(".", 2)
             held.setdefault(int(index), {})[name] = value
     optimizers.restore(optimizer, held)
-    for name, value in _metadata(saved).items():
+    for name, value in saved_state.items():
         setattr(state, name, value)
