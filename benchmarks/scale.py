@@ -33,7 +33,6 @@ from typing import Any
 from unittest import mock
 
 import pliant
-from pliant.lab import executors
 from pliant.lab.executors import Event, Job
 from pliant.lab.executors.interface import Work
 from pliant.lab.result import Result
@@ -51,10 +50,11 @@ HERE = Path(__file__).parent
 
 
 @contextlib.contextmanager
-def timed(found: dict[str, Any], name: str) -> Iterator[None]:
+def timed(found: dict[str, Any], name: str, trials: int = 0) -> Iterator[None]:
     cpu, wall = time.process_time(), time.perf_counter()
     yield
     found[name] = {
+        **({"trials": trials} if trials else {}),
         "cpu_seconds": round(time.process_time() - cpu, 3),
         "wall_seconds": round(time.perf_counter() - wall, 3),
     }
@@ -92,37 +92,37 @@ def filled(root: Path, study: Study) -> tuple[Store, tuple[TrialSpec, ...]]:
 
 def reading(found: dict[str, Any], root: Path, trials: int, only: Sequence[str]) -> None:
     study = synthetic_store.study_of(trials // 80, EPOCHS)
-    with timed(found, "build the store"):
+    with timed(found, "build the store", trials):
         store, _ = filled(root / "store", study)
-    with timed(found, "plan: trials"):
+    with timed(found, "plan: trials", trials):
         specs = plan(study)
-    with timed(found, "plan: keys"):
+    with timed(found, "plan: keys", trials):
         keys = {spec.key for spec in specs}
     assert len(keys) == trials
     if "list" in only:
-        with timed(found, "list: keys of the store"):
+        with timed(found, "list: keys of the store", trials):
             assert len(store.keys()) == trials
     if "plan" in only:
         from pliant.cli import app
 
-        with timed(found, "pliant plan"), contextlib.redirect_stdout(io.StringIO()) as said:
+        with timed(found, "pliant plan", trials), contextlib.redirect_stdout(io.StringIO()) as said:
             command(app, "plan", str(study_file(root, study)), "--store", str(store.root), "--json")
         assert json.loads(said.getvalue())["outcomes"]["done"] == trials
     if "status" in only:
         watch = Watch(store, study.directory)
-        with timed(found, "pliant status: first look"):
+        with timed(found, "pliant status: first look", trials):
             assert watch.look().counts["done"] == trials
-        with timed(found, "pliant status: next look"):
+        with timed(found, "pliant status: next look", trials):
             assert watch.look().counts["done"] == trials
     if "run" in only:
         from pliant.lab import run
 
-        with timed(found, "pliant run: nothing left"):
+        with timed(found, "pliant run: nothing left", trials):
             run(study, store=store.root)
     if "report" in only:
-        with timed(found, "pliant report"):
+        with timed(found, "pliant report", trials):
             Result(study, store).report(root / "out")
-    found["peak_memory_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    found[f"peak memory, {trials} trials"] = {"mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024}
 
 
 def study_file(root: Path, study: Study) -> Path:
@@ -232,6 +232,7 @@ def scheduling(found: dict[str, Any], root: Path, trials: int, nodes: int, slots
     spent = found[name]["cpu_seconds"]
     found[name] |= {
         "trials": trials,
+        "simulated_nodes": nodes,
         "cpu_milliseconds_a_trial": round(1000 * spent / trials, 3),
         "retried": cluster.retried,
         "simulated_seconds": round(cluster.clock, 1),
@@ -301,6 +302,7 @@ def writers(found: dict[str, Any], root: Path, trials: int, processes: int, conf
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=100_000)
+    parser.add_argument("--writes", type=int, default=640, help="trials that many writers finish")
     parser.add_argument("--only", default="list,plan,status,run,report,schedule,writers")
     parser.add_argument("--folder", type=Path, help="where to make the stores; default a temporary folder")
     parser.add_argument("--out", type=Path, default=HERE / "results" / "scale-cpu.json")
@@ -315,17 +317,17 @@ def main() -> None:
             scheduling(found, root, min(given.trials, 20_000), 64, 1)
         if "writers" in only:
             for processes, conflict in ((1, False), (2, False), (16, False), (64, False), (64, True)):
-                writers(found, root, 640, processes, conflict)
+                writers(found, root, given.writes, processes, conflict)
     finally:
         shutil.rmtree(root, ignore_errors=True)
+    # Sections that were not asked for keep what an earlier run measured.
+    before = json.loads(given.out.read_text())["measured"] if given.out.exists() else {}
     document = {
         "pliant": pliant.__version__,
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-        "executors": sorted(executors.ALL),
-        "trials": given.trials,
         "epochs": EPOCHS,
-        "measured": found,
+        "measured": before | found,
     }
     given.out.write_text(json.dumps(document, indent=1) + "\n")
     print(f"wrote {given.out}")
