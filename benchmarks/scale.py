@@ -45,7 +45,6 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "lab"))
 import synthetic_store
 
 EPOCHS = 5
-KINDS = 60
 HERE = Path(__file__).parent
 
 
@@ -66,22 +65,10 @@ def without_fsync() -> Any:
 
 
 def filled(root: Path, study: Study) -> tuple[Store, tuple[TrialSpec, ...]]:
-    """A store with every trial finished: the first as a training leaves them, the others as copies."""
-    store = Store(root)
-    trials = plan(study)
-    models: dict[tuple[str, int], list[tuple[str, bytes]]] = {}
+    """A store with every trial finished, as a driver leaves it."""
     with without_fsync():
-        for spec in trials:
-            kind = (spec.activation, spec.repeat * 5 + spec.fold)
-            if spec.repeat * 5 + spec.fold < KINDS:
-                synthetic_store.finish(store, spec)
-                folder = store.trial(spec.key).path
-                models[kind] = [(name, (folder / name).read_bytes()) for name in sorted(os.listdir(folder))]
-                continue
-            path = store.trial(spec.key).path
-            path.mkdir(parents=True)
-            for name, content in models[spec.activation, kind[1] % KINDS]:
-                (path / name).write_bytes(content)
+        store = synthetic_store.many(root, study)
+        trials = plan(study)
         store.write_json(store.study(study.directory) / "study.json", study.model_dump(mode="json"))
         store.write_json(store.study(study.directory) / TRIALS, _listed(study, trials))
     return store, trials
@@ -314,7 +301,7 @@ def main() -> None:
         if set(only) & {"list", "plan", "status", "run", "report"}:
             reading(found, root, given.trials, only)
         if "schedule" in only:
-            scheduling(found, root, min(given.trials, 20_000), 64, 1)
+            scheduling(found, root, min(given.trials, 10_000), 64, 1)
         if "writers" in only:
             for processes, conflict in ((1, False), (2, False), (16, False), (64, False), (64, True)):
                 writers(found, root, given.writes, processes, conflict)

@@ -158,11 +158,12 @@ def test_reading_a_store_starts_nothing(small: Study, tmp_path: Path) -> None:
     run(small, store=tmp_path / "store")
     program = """
 import sys
+from pliant.lab.status import Watch
+from pliant.lab.store import Store
+# Importing torch asks the system where its libraries are.
 seen = []
 watched = ("socket.connect", "socket.bind", "subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "pickle.find_class")
 sys.addaudithook(lambda event, args: seen.append((event, args)) if event in watched else None)
-from pliant.lab.status import Watch
-from pliant.lab.store import Store
 store = Store(sys.argv[1], create=False)
 assert Watch(store, "small").look().counts["done"] == 4
 for key in store.keys():

@@ -51,6 +51,10 @@ class _Options(dict[str, Any]):
 
     __delitem__ = update = pop = clear = setdefault = __setitem__  # type: ignore[assignment]
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A copy and a pickle are filled at once; item by item they would meet the refusal.
+        return type(self), (dict(self),)
+
 
 class Component(Frozen):
     """A data set or a network by name, with its options."""
