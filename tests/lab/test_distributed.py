@@ -177,3 +177,12 @@ def test_the_number_of_processes_is_part_of_the_identity_and_one_is_as_before() 
 
 
 KEY = "2312f0c1dbd6169f326b101d2f26f41164f7ef3581b058a993e692211949fe40"
+
+
+def test_the_folder_of_a_changed_study_is_as_before() -> None:
+    changed = study("relu", train={"epochs": 3, "batch_size": 60}).override(["train.epochs=4"])
+    assert changed.directory == FOLDER
+    assert changed.override(["train.world_size=2"]).directory != FOLDER
+
+
+FOLDER = "ranks.df67851b"

@@ -67,6 +67,17 @@ _LATER = ("share", "train.world_size", "train.sync_batch_norm")
 """Fields of a trial that came after results were kept: at their defaults they change nothing, the key included."""
 
 
+def _leave_out(values: dict[str, Any], model: type[BaseModel], paths: Iterable[str]) -> None:
+    """Take the fields at ``paths`` out of a dump of ``model`` where they have their defaults."""
+    for path in paths:
+        *parents, name = path.split(".")
+        part, fields = values, model.model_fields
+        for parent in parents:
+            part, fields = part[parent], fields[parent].annotation.model_fields  # type: ignore[union-attr]
+        if part[name] == fields[name].default:
+            del part[name]
+
+
 class TrialSpec(Frozen):
     """One training. Every field can change its numbers, and nothing that cannot is here."""
 
@@ -97,13 +108,7 @@ class TrialSpec(Frozen):
         values = self.model_dump(mode="json")
         # Where data lie on this machine changes no number: data_sha256 says what they are.
         values["dataset"]["options"].pop("path", None)
-        for path in _LATER:
-            *parents, name = path.split(".")
-            part, fields = values, type(self).model_fields
-            for parent in parents:
-                part, fields = part[parent], fields[parent].annotation.model_fields  # type: ignore[union-attr]
-            if part[name] == fields[name].default:
-                del part[name]
+        _leave_out(values, type(self), _LATER)
         return hashlib.sha256(canonical(values).encode()).hexdigest()
 
     def __hash__(self) -> int:
@@ -203,6 +208,8 @@ class Study(Frozen):
             return self.name
         values = self.model_dump(mode="json", exclude={"overrides", "title", "question"})
         values["activations"] = sorted(self.activations)
+        # Studies that were begun before are found again.
+        _leave_out(values, Study, [path for path in _LATER if path.startswith("train.")])
         return f"{self.name}.{hashlib.sha256(canonical(values).encode()).hexdigest()[:8]}"
 
     @property
