@@ -114,3 +114,20 @@ def filled(root: Path, study: Study) -> Store:
     for spec in plan(study):
         finish(store, spec)
     return store
+
+
+def many(root: Path, study: Study, kinds: int = 60) -> Store:
+    """A store with every trial of a large study finished: ``kinds`` of each activation, the others as copies of their files."""
+    store = Store(root)
+    models: dict[tuple[str, int], list[tuple[str, bytes]]] = {}
+    for spec in plan(study):
+        place = spec.repeat * study.protocol.folds + spec.fold
+        path = store.trial(spec.key).path
+        if place < kinds:
+            finish(store, spec)
+            models[spec.activation, place] = [(file.name, file.read_bytes()) for file in path.iterdir()]
+            continue
+        path.mkdir(parents=True)
+        for name, content in models[spec.activation, place % kinds]:
+            (path / name).write_bytes(content)
+    return store

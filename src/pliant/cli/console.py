@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 
 from rich.console import Console
 from rich.markup import escape
 
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+def visible(text: str) -> str:
+    """The text with nothing in it that a terminal would obey: names in somebody else's store or file could move the cursor,
+    rewrite what stands there, or turn the direction of writing."""
+    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
+
 
 def plain(text: str) -> str:
-    """The text with nothing in it that rich would take for markup."""
-    return escape(text)
+    """The text with nothing in it that rich would take for markup, or a terminal for a command."""
+    return escape(visible(text))
 
 
 def make_console() -> Console:

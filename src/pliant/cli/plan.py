@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import json
 import math
 import statistics
@@ -63,10 +64,8 @@ def _left(result: Result) -> int:
 
 
 def _by_activation(result: Result) -> dict[str, dict[str, int]]:
-    return {
-        a: {o: sum(r["activation"] == a and r["outcome"] == o for r in result.trial_rows) for o in result.counts}
-        for a in result.study.activations
-    }
+    found = collections.Counter((r["activation"], r["outcome"]) for r in result.trial_rows)
+    return {a: {o: found[a, o] for o in result.counts} for a in result.study.activations}
 
 
 def _document(result: Result) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from pliant.cli.console import duration, make_console
+from pliant.cli.console import duration, make_console, visible
 from pliant.cli.options import DEFAULT_STORE, Json, StoreOption, TierOption, known_tier
 from pliant.cli.progress import bar, left, place, trials_under_way
 
@@ -105,7 +105,7 @@ def _follow(watches: Sequence[Watch], console: Console, every: float, as_json: b
             elif (seen := " ".join(s.state for s in found)) != states or now - told >= LINE_EVERY:
                 states, told = seen, now
                 for s in found:
-                    console.print(f"{s.name}: {_state(s, now)}; {_numbers(s)}", soft_wrap=True, markup=False)
+                    console.print(visible(f"{s.name}: {_state(s, now)}; {_numbers(s)}"), soft_wrap=True, markup=False)
             if finished or idle > 1:
                 return found
             time.sleep(every)
@@ -128,17 +128,19 @@ def _page(found: Sequence[StudyStatus], now: float, console: Console) -> Rendera
     for s in found:
         if parts:
             parts.append(Text())
-        parts.append(Text.assemble((s.name, "bold"), "  ", (_state(s, now), STATE_STYLES[s.state])))
+        parts.append(Text.assemble((visible(s.name), "bold"), "  ", (visible(_state(s, now)), STATE_STYLES[s.state])))
         parts.append(bar(s.counts["done"] + s.counts["diverged"], s.trials, _numbers(s), console))
         if pace := _pace(s, now):
             parts.append(Text(pace, style="dim"))
         if s.running:
-            rows = [(place(t.label, t.repeat, t.fold, t.lr), t.epoch, t.epochs, t.validation_accuracy) for t in s.running]
+            rows = [
+                (visible(place(t.label, t.repeat, t.fold, t.lr)), t.epoch, t.epochs, t.validation_accuracy) for t in s.running
+            ]
             parts.append(trials_under_way(rows))
-        parts += [Text.assemble(("failed: ", "red"), error) for error in s.errors[:5]]
+        parts += [Text.assemble(("failed: ", "red"), visible(error)) for error in s.errors[:5]]
         if len(s.errors) > 5:
             parts.append(Text(f"and {len(s.errors) - 5} more that failed; `pliant report` lists them."))
-        parts += [Text.assemble(("unreadable: ", "yellow"), problem) for problem in s.problems[:3]]
+        parts += [Text.assemble(("unreadable: ", "yellow"), visible(problem)) for problem in s.problems[:3]]
         if s.state in ("stopped", "silent"):
             parts.append(Text("The same `pliant run` command goes on from here.", style="dim"))
     return Group(*parts)

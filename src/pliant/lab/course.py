@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import Any, ClassVar
 
 import numpy as np
+import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,7 @@ from pliant.groups import activation_parameters
 from pliant.lab import optimizers
 from pliant.lab.batches import batches
 from pliant.lab.protocol import Split, seed_of
+from pliant.lab.ranks import ALONE, Ranks
 from pliant.lab.store import CHECKPOINT, TrialDirectory
 from pliant.lab.study import TrialSpec
 
@@ -63,6 +65,10 @@ class Course(ABC):
     resumed_from: int = 0
     lanes: int = 1
     """The largest number of trials that were trained in one program with this one, itself among them."""
+    ranks: Ranks = ALONE
+    """The processes that train this trial together. The first one alone writes into its directory."""
+    damaged_checkpoint: bool = False
+    """Whether there was a checkpoint that could not be trusted, so that the trial began anew."""
     started: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 
     def __post_init__(self) -> None:
@@ -92,18 +98,27 @@ class Course(ABC):
     def resume(self) -> None:
         """Go on from the trial's checkpoint, if there is one."""
         saved = self.trial.read(CHECKPOINT)
-        if saved is not None:
-            _restore(saved, self.network, self.optimizer, self.best, self.state)
+        found = None if saved is None else _whole(saved)
+        if found is not None:
+            _restore(*found, self.network, self.optimizer, self.best, self.state)
             self.resumed_from = self.state.epoch
-        self.trial.truncate_history(self.state.epoch)
+        else:
+            # Begun again, which costs time and no truth; what it ends with says so.
+            self.damaged_checkpoint = (self.trial.path / CHECKPOINT).exists()
+        if not self.ranks.rank:
+            self.trial.truncate_history(self.state.epoch)
 
     def record(self, line: Mapping[str, float], coefficients: Mapping[str, Any], seconds: float, report: Report) -> None:
         """Write the history row of the epoch that just ended and tell whoever listens."""
+        if self.ranks.rank:
+            return
         epoch = self.state.epoch
         self.trial.append_history({"epoch": epoch, **line, "seconds": seconds, "coefficients": coefficients})
         report({"epoch": epoch, "epochs": self.spec.train.epochs, self.judged_by: line[self.judged_by]})
 
     def save(self) -> None:
+        if self.ranks.rank:
+            return
         self.trial.write(CHECKPOINT, _checkpoint(self.network, self.optimizer, self.best, self.state))
 
     def close(self, row: Mapping[str, Any], **more: Any) -> None:
@@ -139,6 +154,7 @@ class Course(ABC):
                     "started": self.started,
                     "finished": datetime.now(UTC).isoformat(timespec="seconds"),
                     "resumed_from_epoch": self.resumed_from,
+                    **({"damaged_checkpoint": True} if self.damaged_checkpoint else {}),
                     "stacked_with": self.lanes - 1,
                     "threads": torch.get_num_threads(),
                     "torch": torch.__version__,
@@ -182,20 +198,24 @@ def _checkpoint(network: nn.Module, optimizer: torch.optim.Optimizer, best: Mapp
     )
 
 
-def _metadata(saved: bytes) -> dict[str, Any]:
-    length = int.from_bytes(saved[:8], "little")
-    state: dict[str, Any] = json.loads(json.loads(saved[8 : 8 + length])["__metadata__"]["state"])
-    return state
+def _whole(saved: bytes) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """The tensors and the state in a checkpoint; None where it is none. The store has compared its checksum."""
+    try:
+        length = int.from_bytes(saved[:8], "little")
+        state = json.loads(json.loads(saved[8 : 8 + length])["__metadata__"]["state"])
+        return (safetensors.torch.load(saved), state) if state.keys() <= vars(State()).keys() else None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError, safetensors.SafetensorError):
+        return None
 
 
 def _restore(
-    saved: bytes,
+    tensors: Mapping[str, Tensor],
+    saved_state: Mapping[str, Any],
     network: nn.Module,
     optimizer: torch.optim.Optimizer,
     best: dict[str, Tensor],
     state: State,
 ) -> None:
-    tensors = safetensors.torch.load(saved)
     network.load_state_dict({k.removeprefix("network."): v for k, v in tensors.items() if k.startswith("network.")})
     best.update({k.removeprefix("best."): v for k, v in tensors.items() if k.startswith("best.")})
     held: dict[int, dict[str, Tensor]] = {}
@@ -204,5 +224,5 @@ def _restore(
             _, index, name = key.split(".", 2)
             held.setdefault(int(index), {})[name] = value
     optimizers.restore(optimizer, held)
-    for name, value in _metadata(saved).items():
+    for name, value in saved_state.items():
         setattr(state, name, value)

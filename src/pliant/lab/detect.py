@@ -233,8 +233,12 @@ def build(spec: TrialSpec, data: Detection, custom: Custom) -> tuple[Detector, l
     fold.
 
     Raises:
-        StudyError: an option that the detector does not take. WeightsError: a file of weights that does not fit.
+        StudyError: an option that the detector does not take; several processes. WeightsError: a file of weights that does not fit.
     """
+    if spec.train.world_size > 1:
+        raise StudyError(
+            f"train.world_size is {spec.train.world_size}, but a detector trains in one process; leave world_size at 1."
+        )
     make = activation_factory(spec, custom)
     made: list[nn.Module] = []
 

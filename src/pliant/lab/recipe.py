@@ -27,7 +27,7 @@ def canonical(value: Any) -> str:
 class Frozen(BaseModel):
     """Data that are compared and hashed by value and refuse keys that they do not know."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
     def __hash__(self) -> int:
         return hash(canonical(self.model_dump(mode="json")))
@@ -239,8 +239,8 @@ SPEED = ("tf32", "bf16", "compile", "cuda_graphs", "cudnn_benchmark")
 class Train(Frozen):
     """How one network is trained."""
 
-    epochs: int = Field(100, ge=1)
-    batch_size: int = Field(128, ge=1)
+    epochs: int = Field(100, ge=1, le=10**7)
+    batch_size: int = Field(128, ge=1, le=2**31)
     drop_last: bool = False
     """Leave out the examples of each epoch's order that do not fill a batch."""
     optimizer: Optimizer = Optimizer()
@@ -256,6 +256,11 @@ class Train(Frozen):
     speed: tuple[Literal["tf32", "bf16", "compile", "cuda_graphs", "cudnn_benchmark"], ...] = ()
     """What changes the arithmetic for speed, all of it off by default: TF32 products, bfloat16 autocasting, torch.compile, CUDA
     graphs, the fastest (not the reproducible) convolutions. Evaluation never uses bfloat16."""
+    world_size: int = Field(1, ge=1, le=1024)
+    """Processes that train one network together, each a share of every batch, their gradients averaged; see
+    :mod:`pliant.lab.distributed`. ``batch_size`` counts the examples of all of them."""
+    sync_batch_norm: bool = False
+    """Batch normalisation over the whole batch; by default each process has the statistics of its own share."""
 
     @pydantic.field_validator("schedule", mode="before")
     @classmethod
@@ -276,6 +281,16 @@ class Train(Frozen):
                 raise ValueError("optimizer.lr has no effect beside lr_grid; leave it out, or put it into the grid")
             if self.schedule.lr:
                 raise ValueError("schedule.lr would overrule lr_grid after its first step; use schedule.factors")
+        if self.world_size > 1:
+            if self.batch_size < 2 * self.world_size:
+                raise ValueError(
+                    f"batch_size = {self.batch_size} leaves some of world_size = {self.world_size} processes fewer than two "
+                    "examples of a batch"
+                )
+            if unfit := [s for s in self.speed if s in ("compile", "cuda_graphs")]:
+                raise ValueError(f"speed = {unfit[0]!r} is for one process; leave it out with world_size > 1")
+        elif self.sync_batch_norm:
+            raise ValueError("sync_batch_norm has no effect on one process; leave it out, or set world_size")
         late = [start for start, _ in self.schedule.factors or self.schedule.lr if start >= self.epochs]
         if late:
             raise ValueError(f"the schedule's step at {late[0]} is never reached in {self.epochs} epochs; leave it out")

@@ -30,7 +30,7 @@ from pliant.lab.protocol import partition_of, split
 from pliant.lab.recipe import QUIRKS
 from pliant.lab.report import Detected, ReportData, Shape, Stage, build, draw, write_figures, write_tables
 from pliant.lab.score import confusion, reliability_of, reliability_sums
-from pliant.lab.store import PREDICTIONS, Store, StoreError
+from pliant.lab.store import HISTORY, PREDICTIONS, Store, StoreError
 from pliant.lab.study import Study, TrialSpec, data_of, plan
 from pliant.lab.verdict import (
     Predictions,
@@ -69,6 +69,7 @@ class Result:
         self.trials: tuple[TrialSpec, ...] = plan(study)
         self._samples: dict[tuple[str, str], Sampled] = {}
         self._provenance: list[tuple[str, Mapping[str, Any]]] = []
+        self._sums: dict[str, Mapping[str, str]] = {}
 
     @property
     def store(self) -> Store:
@@ -120,6 +121,7 @@ class Result:
                 row["lr"] = spec.train.optimizer.lr
             if result:
                 row |= result["row"]
+                self._sums[key] = result["files"]
                 self._provenance.append((str(result["row"].get("device")), result.get("provenance", {})))
                 if "curves" in result:
                     row |= curves.areas(result["curves"])
@@ -209,14 +211,18 @@ class Result:
         usual = ("ap", "ap50", "ap75") if isinstance(self._data, Detection) else ("accuracy", "precision", "recall", "f1")
         # Those that the paper prints stand beside ours.
         named = [str(entry["metric"]) for entry in papers.context(self.study).printed if entry.get("metric") in METRICS]
-        metrics = dict.fromkeys([metric, *usual, *named])
+        return self._judged([metric, *usual, *named], baseline)
+
+    def _judged(self, metrics: Sequence[str], baseline: str | None = None) -> Verdict:
+        """The verdict by the first of the metrics, with estimates of all."""
+        metric = metrics[0]
         verdict = judge(
             self.rows,
             activations=self.study.activations,
             labels=self.study.labels,
             baseline=baseline or self.study.baseline,
             metric=metric,
-            metrics=tuple(metrics),
+            metrics=tuple(dict.fromkeys(metrics)),
             margin=self.study.margin,
             # Elsewhere the folds' own spread tells how much a difference depends on the test examples.
             examples=self.sampled if self.study.protocol.design == "official" else None,
@@ -229,7 +235,7 @@ class Result:
         official, units = p.design == "official", n_test
         sd, sd_examples, measured = 0.01, math.sqrt(0.01 / n_test) if official else 0.0, False
         if self.counts["done"] + self.counts["diverged"]:
-            verdict = self.verdict()
+            verdict = self._judged([self.study.metric])
             seen = [c for c in verdict.comparisons if c.sd > 0]
             if seen:
                 sd, measured = statistics.median(c.sd for c in seen), True
@@ -251,7 +257,7 @@ class Result:
                 return None
             self._samples[key] = sampled
         elif key not in self._samples:
-            saved = self.store.trial(row["key"]).read(PREDICTIONS)
+            saved = self._predictions(row["key"])
             if saved is None:
                 return None
             data = self._data
@@ -267,6 +273,10 @@ class Result:
     @functools.cached_property
     def _found(self) -> Found:
         return Found(self.store, len(self._data.classes))
+
+    def _predictions(self, key: str) -> bytes | None:
+        """The stored predictions of a trial, if there are any; StoreError where they are not what the trial left."""
+        return self.store.trial(key).read(PREDICTIONS, self._sums.get(key, {}).get(PREDICTIONS))
 
     def report(self, directory: str | Path | None = None, *, baseline: str | None = None, command: str = "") -> Path:
         """Write report.html, the tables (CSV, Parquet, LaTeX) and the folder figures (SVG, PDF, CSV); the path of the page.
@@ -292,7 +302,8 @@ class Result:
             changed = [f"This is not the study as it is defined; changed: {' '.join(self.study.overrides)}."]
             if paper.deviations:
                 changed.append("The deviations on this page describe the study as it is defined, without these changes.")
-        histories = _Histories(self.store, [r["key"] for r in self.rows if r["outcome"] in ("done", "diverged")])
+        finished = [r["key"] for r in self.rows if r["outcome"] in ("done", "diverged")]
+        histories = _Histories(self.store, {key: self._sums[key].get(HISTORY) for key in finished})
         confusions, bins = self._predicted()
         return ReportData(
             title=self.study.heading + self._marks(),
@@ -338,7 +349,7 @@ class Result:
         sums: dict[str, Any] = {}
         bins: dict[str, Any] = {}
         for row in self.rows:
-            saved = self.store.trial(row["key"]).read(PREDICTIONS) if row["outcome"] in ("done", "diverged") else None
+            saved = self._predictions(row["key"]) if row["outcome"] in ("done", "diverged") else None
             if saved is None:
                 continue
             parts = safetensors.numpy.load(saved)
@@ -419,14 +430,14 @@ def _chosen(tried: Sequence[dict[str, Any]]) -> dict[str, Any]:
 class _Histories(Mapping[str, Sequence[Mapping[str, Any]]]):
     """The histories of many trials, each read when it is asked for: all at once would not fit for large studies."""
 
-    def __init__(self, store: Store, keys: Sequence[str]) -> None:
+    def __init__(self, store: Store, keys: Mapping[str, str | None]) -> None:
         self._store = store
-        self._keys = dict.fromkeys(keys)
+        self._keys = keys
 
     def __getitem__(self, key: str) -> Sequence[Mapping[str, Any]]:
         if key not in self._keys:
             raise KeyError(key)
-        return self._store.trial(key).history()
+        return self._store.trial(key).history(self._keys[key])
 
     def __contains__(self, key: object) -> bool:
         # Mapping's own asks for the value, which reads the file.

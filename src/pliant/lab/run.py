@@ -17,6 +17,7 @@ from torch import nn
 
 from pliant.lab import detect, executors
 from pliant.lab.datasets import Detection
+from pliant.lab.distributed import train_together
 from pliant.lab.executors import Event, Executor, ExecutorError, Job, Report
 from pliant.lab.parcel import TrialHost, pack, unpack
 from pliant.lab.protocol import split
@@ -99,7 +100,7 @@ def run(
     results.write_json(results.study(study.directory) / "study.json", study.model_dump(mode="json"))
     results.write_json(results.study(study.directory) / TRIALS, _listed(study, trials))
     by_key = {spec.key: spec for spec in trials}
-    waiting = [spec for spec in trials if results.trial(spec.key).outcome() in ("missing", "failed")]
+    waiting = [spec for spec in trials if results.trial(spec.key).glance() is None]
     if progress is not None:
         progress.planned(study, trials, waiting)
 
@@ -107,6 +108,9 @@ def run(
     missing = set(waiting)
     desk = _Desk(results, by_key, progress)
     try:
+        if study.train.world_size > 1:
+            # A stack is one program of one process.
+            size = 1
         # Cut by the plan, and not by what waits: resumed, a trial has the neighbours that it had.
         cuts = [[spec for spec in cut if spec in missing] for cut in _cut(trials, size, len(study.activations))]
         jobs = [desk.job(specs) for specs in cuts if specs]
@@ -306,6 +310,16 @@ def _train(job: Job, report: Report, store: Store, work: TrialWork) -> None:
                 for i in free:
                     tell = functools.partial(_tell_place, report, i)
                     detect.train(specs[i], data, work.custom, trials[i], tell, checkpoint_every=work.checkpoint_every)
+            elif free and specs[0].train.world_size > 1:
+                for i in free:
+                    train_together(
+                        specs[i],
+                        work.custom,
+                        store.root,
+                        functools.partial(_tell_place, report, i),
+                        checkpoint_every=work.checkpoint_every,
+                        threads=1 if work.one_thread else max(1, threads // specs[i].train.world_size),
+                    )
             elif free:
                 train_stacked(
                     [specs[i] for i in free],

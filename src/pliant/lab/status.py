@@ -236,12 +236,13 @@ class Watch:
             return self._settled[key].outcome, self._settled[key].at, None, None
         trial = self.store.trial(key)
         holder = trial.holder()
+        if (settled := trial.glance()) is not None:
+            self._settled[key] = _Settled(*settled)
+            return settled[0], settled[2], None, None
         outcome = trial.outcome()
         sign = trial.changed()
         if outcome in ("done", "diverged"):
-            result = trial.result(verify_files=False) or {}
-            seconds = result.get("row", {}).get("seconds")
-            self._settled[key] = _Settled(outcome, float(seconds) if seconds is not None else None, sign or now)
+            # It finished between the two looks; the next one sees it whole.
             return outcome, sign, None, None
         if holder is None or holder.alive is False:
             error = (trial.failure() or {}).get("error") if outcome == "failed" else None

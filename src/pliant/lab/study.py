@@ -38,6 +38,10 @@ TRAINING_VERSION = 2
 """Bumped by hand when the training loop changes in a way that alters numbers; part of a trial's identity."""
 
 
+MAX_TRIALS = 1_000_000
+"""Beyond this a study is a slip of the pen, and its plan would fill the memory before anybody could say so."""
+
+
 class StudyError(PliantError, ValueError):
     """A study that cannot be planned as it is written."""
 
@@ -50,6 +54,10 @@ class _Options(dict[str, Any]):
 
     __delitem__ = update = pop = clear = setdefault = __setitem__  # type: ignore[assignment]
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A copy and a pickle are filled at once; item by item they would meet the refusal.
+        return type(self), (dict(self),)
+
 
 class Component(Frozen):
     """A data set or a network by name, with its options."""
@@ -60,8 +68,19 @@ class Component(Frozen):
     )
 
 
-_LATER: Mapping[str, Any] = {"share": None, "train.augment.scale": None, "train.augment.photometric": False}
-"""Fields of a trial that came after results were kept: at these values they change nothing, the key included."""
+_LATER = ("share", "train.augment.scale", "train.augment.photometric", "train.world_size", "train.sync_batch_norm")
+"""Fields of a trial that came after results were kept: at their defaults they change nothing, the key included."""
+
+
+def _leave_out(values: dict[str, Any], model: type[BaseModel], paths: Iterable[str]) -> None:
+    """Take the fields at ``paths`` out of a dump of ``model`` where they have their defaults."""
+    for path in paths:
+        *parents, name = path.split(".")
+        part, fields = values, model.model_fields
+        for parent in parents:
+            part, fields = part[parent], fields[parent].annotation.model_fields  # type: ignore[union-attr]
+        if part[name] == fields[name].default:
+            del part[name]
 
 
 class TrialSpec(Frozen):
@@ -88,7 +107,7 @@ class TrialSpec(Frozen):
     quirks: tuple[str, ...] = ()
     versions: dict[str, int]
 
-    @property
+    @functools.cached_property
     def key(self) -> str:
         """sha256 of the resolved values, in hex: where the store keeps the trial."""
         values = self.model_dump(mode="json")
@@ -97,12 +116,22 @@ class TrialSpec(Frozen):
         if "weights" in self.sources:
             # Nor where a file of weights lies: sources hold what is in it.
             values["model"]["options"].pop("weights", None)
-        for path, default in _LATER.items():
-            *parents, name = path.split(".")
-            holder = functools.reduce(dict.__getitem__, parents, values)
-            if holder[name] == default:
-                del holder[name]
+        _leave_out(values, type(self), _LATER)
         return hashlib.sha256(canonical(values).encode()).hexdigest()
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+    def __copy__(self) -> Self:
+        copied = super().__copy__()
+        # A copy is made to be changed, and a key that was found before belongs to the original.
+        copied.__dict__.pop("key", None)
+        return copied
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        copied = super().__deepcopy__(memo)
+        copied.__dict__.pop("key", None)
+        return copied
 
 
 class Custom(BaseModel):
@@ -198,6 +227,8 @@ class Study(Frozen):
             return name
         values = self.model_dump(mode="json", exclude={"overrides", "title", "question", "tier"})
         values["activations"] = sorted(self.activations)
+        # Studies that were begun before are found again.
+        _leave_out(values, Study, [path for path in _LATER if path.startswith("train.")])
         return f"{name}.{hashlib.sha256(canonical(values).encode()).hexdigest()[:8]}"
 
     @property
@@ -279,7 +310,8 @@ class Study(Frozen):
             values = tomllib.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise StudyError(f"The study file {path} cannot be read: {error.strerror}.") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        except (ValueError, RecursionError) as error:
+            # Beside its own errors tomllib passes on those of numbers with thousands of digits and of endless nesting.
             raise StudyError(f"The study file {path} is not valid TOML: {error}.") from None
         values.setdefault("name", path.stem)
         options = dataset.get("options") if isinstance(dataset := values.get("dataset"), dict) else None
@@ -403,7 +435,7 @@ def _toml(text: str) -> Any:
         return None
     try:
         return tomllib.loads(f"x = {text}")["x"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return text
 
 
@@ -530,6 +562,13 @@ def plan(study: Study) -> tuple[TrialSpec, ...]:
         model, sources = _network(study, versions)
     _check_quirks(study)
     p = study.protocol
+    rates = len(study.train.lr_grid) or 1
+    if p.repeats * p.folds * len(study.activations) * rates > MAX_TRIALS:
+        grid = f" and {rates} learning rates" if study.train.lr_grid else ""
+        raise StudyError(
+            f"The study {study.name!r} has {len(study.activations)} activations, {p.folds} folds, {p.repeats} repeats{grid}, "
+            f"which are more than {MAX_TRIALS:,} trials. Lower protocol.repeats or protocol.folds, or make several studies."
+        )
     share = 0.2 if p.design == "holdout" and p.test is None else p.test
     recipes = [study.train.resolved(lr) for lr in study.train.lr_grid] or [study.train.resolved()]
     identities = {name: [source_identity(factory), _identity_of(factory, name)] for name, factory in custom.activations.items()}

@@ -27,6 +27,7 @@ from pliant.lab.course import Course, coefficients
 from pliant.lab.datasets import Data
 from pliant.lab.network import construct
 from pliant.lab.protocol import Split, seed_of, split
+from pliant.lab.ranks import ALONE, Ranks
 from pliant.lab.recipe import Train
 from pliant.lab.score import score
 from pliant.lab.store import PREDICTIONS, TrialDirectory
@@ -110,6 +111,7 @@ def train(
     report: Callable[[Mapping[str, float]], None] = lambda _: None,
     *,
     checkpoint_every: float = 20.0,
+    ranks: Ranks = ALONE,
 ) -> None:
     """Run a trial, or what is left of it, and write its result into its directory.
 
@@ -123,21 +125,22 @@ def train(
         trial: where checkpoint, history, predictions and result go.
         report: called after each epoch with epoch, epochs and validation_accuracy.
         checkpoint_every: seconds between checkpoints; 0 writes one each epoch. Does not change numbers.
+        ranks: the processes that run this same function for this same trial, see :mod:`pliant.lab.distributed`.
 
     Raises:
         DataError, ModelError, StudyError, DeviceError: the data, the network, a quirk or the device cannot be used.
         StorageFullError: the disk is full; what was finished stays finished.
     """
-    device = device_of(spec)
+    device = device_of(spec) if ranks.device is None else ranks.device
     with arithmetic(spec.train, device):
-        _train(begin(spec, data, custom, trial, device), report, checkpoint_every)
+        _train(begin(spec, data, custom, trial, device, ranks=ranks), report, checkpoint_every)
 
 
 def _train(training: Training, report: Callable[[Mapping[str, float]], None], checkpoint_every: float) -> None:
     spec, recipe, state = training.spec, training.spec.train, training.state
-    network, optimizer, examples = training.network, training.optimizer, training.examples
+    network, optimizer, examples, ranks = training.network, training.optimizer, training.examples, training.ranks
     fitted, held = training.fitted, training.held
-    forward = _compiled(network, recipe)
+    forward = _compiled(network, recipe) if ranks.size == 1 else ranks.averaging(network)
     clock = make_clock(network, spec, training.steps_per_epoch)
     session = time.perf_counter() - state.seconds
     written = time.perf_counter()
@@ -150,11 +153,17 @@ def _train(training: Training, report: Callable[[Mapping[str, float]], None], ch
         torch.manual_seed(training.epoch_seed)
         dropout.reseed(network, training.epoch_seed)
         order = training.order()
+        if ranks.rank:
+            # What a network draws for other examples must be other draws.
+            own = seed_of("rank", training.epoch_seed, ranks.rank)
+            torch.manual_seed(own)
+            dropout.reseed(network, own)
         seed = seed_of("augmentation", spec.seed, spec.repeat, spec.fold, state.epoch)
         changes = Changes.draw(recipe.augment, len(order), seed, examples.y.device)
         loss, accuracy, running = run_epoch(
-            network, forward, optimizer, clock, examples, order, changes, spec, keep_logits=top_5
+            network, forward, optimizer, clock, examples, order, changes, spec, keep_logits=top_5, ranks=ranks
         )
+        ranks.agree(network)
         logits = training.logits(held)
         line = {"train_loss": loss, "train_accuracy": accuracy, **_scored(logits, examples.y[held], spec, "validation")}
         if training.judge(line):
@@ -180,11 +189,14 @@ def begin(
     trial: TrialDirectory,
     device: torch.device,
     others: Iterable[Training] = (),
+    *,
+    ranks: Ranks = ALONE,
 ) -> Training:
     """A trial as its directory has it: new, or as its checkpoint left it.
 
     Args:
         others: further trainings on ``data`` and ``device``, whose examples are taken where they are the same.
+        ranks: as for :func:`train`.
 
     Raises:
         DataError, ModelError, StudyError: the data, the network or a quirk cannot be used.
@@ -194,6 +206,8 @@ def begin(
         torch.cuda.reset_peak_memory_stats(device)
     examples = _examples(spec, data, parts, device, others)
     network, activations = build(spec, data, custom)
+    if spec.train.sync_batch_norm:
+        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
     network = network.to(device)
     if examples.x.ndim == 4:
         network = network.to(memory_format=torch.channels_last)
@@ -209,6 +223,7 @@ def begin(
         data=data,
         examples=examples,
         evaluation_batch=evaluation_batch(network, examples, spec),
+        ranks=ranks,
     )
     training.resume()
     return training
@@ -237,7 +252,11 @@ class Training(Course):
 
     def logits(self, rows: Tensor) -> Tensor:
         """What the network returns for the examples in evaluation mode, shape (n, outputs)."""
-        return _logits(self.network, self.examples, rows, self.evaluation_batch, self.spec)
+        if self.ranks.size == 1 or "batch_statistics_at_test" in self.spec.quirks:
+            return _logits(self.network, self.examples, rows, self.evaluation_batch, self.spec)
+        shown, own = self.ranks.share(slice(0, len(rows)))
+        found = _logits(self.network, self.examples, rows[shown], self.evaluation_batch, self.spec)[own]
+        return self.ranks.assemble(found, self.ranks.own(slice(0, len(rows))), len(rows))
 
     def judge(self, line: Mapping[str, float]) -> bool:
         """Whether the epoch that just ended is the best so far; its losses also say whether the trial has diverged."""
@@ -251,6 +270,8 @@ class Training(Course):
     def finish(self) -> None:
         """Look at the test part, and write predictions and result."""
         row, predictions = _measure(self)
+        if self.ranks.rank:
+            return
         self.trial.write(PREDICTIONS, safetensors.torch.save(predictions))
         top = _top_5(self.trial.history()) if "top_5_epoch_rows" in self.spec.quirks else {}
         self.close({**row, **top})
@@ -357,6 +378,7 @@ def run_epoch(
     spec: TrialSpec,
     *,
     keep_logits: bool = False,
+    ranks: Ranks = ALONE,
 ) -> tuple[float, float, Tensor]:
     """One pass over the fitted part: mean loss in nats and accuracy over its examples, as they were while weights moved.
 
@@ -365,6 +387,7 @@ def run_epoch(
 
     Args:
         order: the rows to fit, int64, on the device. keep_logits: also return the logits in this order; else an empty tensor.
+        ranks: the processes that share each batch; ``forward`` then averages their gradients. All return the same.
     """
     network.train()
     recipe = spec.train
@@ -373,25 +396,53 @@ def run_epoch(
     kept: list[Tensor] = []
     parts = batches(order, recipe.batch_size, recipe.drop_last)
     for part in parts:
-        rows = order[part]
-        x, target = examples.batch(rows, None if changes is None else changes[part]), examples.y[rows]
+        shown, own = ranks.share(part)
+        rows = order[shown]
+        x, target = examples.batch(rows, None if changes is None else changes[shown]), examples.y[rows]
         if "cuda_graphs" in recipe.speed:
             torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
         with torch.autocast(order.device.type, torch.bfloat16, enabled="bf16" in recipe.speed):
             logits = forward(x)
         # A loss is summed in full precision, whatever computed the logits.
         logits = logits.float() if logits.dtype == torch.bfloat16 else logits
-        loss = loss_of(logits, target, spec)
+        if ranks.size == 1:
+            loss, hit = loss_of(logits, target, spec), correct(logits.detach(), target)
+        else:
+            logits = logits[own]
+            loss, hit = _summand(logits, target[own], examples.y[order[part]], spec)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        # Gradients are averaged over the ranks, and what is wanted is the sum of what each adds.
+        (loss if ranks.size == 1 else loss * ranks.size).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         clock.step()
-        total += loss.detach() * len(rows)
-        right += correct(logits.detach(), target)
+        total += loss.detach() * (part.stop - part.start)
+        right += hit
         if keep_logits:
-            kept.append(logits.detach().reshape(len(rows), -1).clone())
+            kept.append(logits.detach().reshape(len(logits), -1).clone())
     n = parts[-1].stop
-    return float(total) / n, float(right) / n, torch.cat(kept) if kept else order[:0]
+    total, right = ranks.add(torch.stack([total, right]))
+    running = torch.cat(kept) if kept else order[:0]
+    if kept and ranks.size > 1:
+        places = torch.cat([torch.arange(p.start, p.stop) for p in map(ranks.own, parts)])
+        running = ranks.assemble(running, places, n)
+    return float(total) / n, float(right) / n, running
+
+
+def _summand(logits: Tensor, y: Tensor, whole: Tensor, spec: TrialSpec) -> tuple[Tensor, Tensor]:
+    """What a part of a batch, possibly empty, adds to the mean loss of the batch and to how many of it are right.
+
+    Args:
+        logits, y: of the part, as for :func:`loss_of`. whole: the labels of the batch.
+    """
+    if y.ndim == 2:
+        counted, all_counted = y != 255, (whole != 255).sum()
+        each = nn.functional.binary_cross_entropy_with_logits(logits, (y == 1).to(logits.dtype), reduction="none")
+        hit = (((logits.detach() > 0) == (y == 1)) & counted).sum() / all_counted * len(whole)
+        return torch.where(counted, each, 0.0).sum() / all_counted, hit
+    if not len(y):
+        # With nothing to add it still has to take part, or the others would wait for its gradients.
+        return logits.sum() * 0.0, y.new_zeros(())
+    return loss_of(logits, y, spec) * (len(y) / len(whole)), correct(logits.detach(), y)
 
 
 # --- evaluation -------------------------------------------------------------------------------------------------------

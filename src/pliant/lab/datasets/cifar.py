@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import math
 import pickle
+import pickletools
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -82,6 +83,7 @@ def parse(content: bytes, name: str) -> dict[str, Any]:
         DataError: the file is damaged, or holds anything but numbers, text, lists and arrays of bytes.
     """
     try:
+        _check(content)
         found = _Unpickler(io.BytesIO(content), encoding="bytes").load()
         if not isinstance(found, dict):
             raise ValueError(f"a {type(found).__name__} instead of a dictionary")
@@ -91,6 +93,14 @@ def parse(content: bytes, name: str) -> dict[str, Any]:
         raise DataError(
             f"{name} is not a CIFAR file: {error or type(error).__name__}. It was not run. Delete it and fetch it again."
         ) from None
+
+
+def _check(content: bytes) -> None:
+    """Refuse what would take more memory than the file could need: the pickle machine makes room for as many memo entries, and
+    for as long a text, as an instruction claims."""
+    for code, argument, _ in pickletools.genops(content):
+        if code.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument is not None and int(argument) > len(content):
+            raise ValueError(f"it numbers an object {argument} in {len(content)} bytes")
 
 
 def _text(value: Any) -> str:

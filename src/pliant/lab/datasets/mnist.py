@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import math
 import zlib
 from pathlib import Path
@@ -18,6 +19,8 @@ from pliant.lab.datasets.files import Download, File, Manifest, is_official, rea
 __all__ = ["MNIST", "FashionMNIST"]
 
 _PARTS = {"train": 0, "t10k": 2}
+_LARGEST = 1 << 32
+"""Bytes beyond which no IDX file of this kind goes."""
 
 
 def parse_idx(content: bytes, name: str) -> NDArray[np.uint8]:
@@ -27,10 +30,7 @@ def parse_idx(content: bytes, name: str) -> NDArray[np.uint8]:
         DataError: another format, or another length than the header says.
     """
     if content[:2] == b"\x1f\x8b":
-        try:
-            content = gzip.decompress(content)
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise DataError(f"{name} is a damaged or truncated gzip file: {error}. Fetch it again.") from None
+        content = _unpacked(content, name)
     if len(content) < 4 or content[:3] != b"\x00\x00\x08" or not 1 <= content[3] <= 4:
         raise DataError(
             f"{name} is not an IDX file of bytes: it begins with {content[:4].hex() or 'nothing'}, but 000008 and the "
@@ -44,6 +44,19 @@ def parse_idx(content: bytes, name: str) -> NDArray[np.uint8]:
             f"{math.prod(shape)}: it is truncated or damaged."
         )
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
+
+
+def _unpacked(content: bytes, name: str) -> bytes:
+    """What a gzip file holds, up to one byte more than its IDX header announces: a small file can hold a terabyte of zeros."""
+    try:
+        with gzip.open(io.BytesIO(content)) as stream:
+            start = stream.read(4)
+            axes = start[3] if len(start) == 4 else 0
+            sizes = stream.read(4 * axes)
+            announced = math.prod(int.from_bytes(sizes[i : i + 4], "big") for i in range(0, len(sizes), 4))
+            return start + sizes + stream.read(min(announced, _LARGEST) + 1)
+    except (EOFError, OSError, zlib.error) as error:
+        raise DataError(f"{name} is a damaged or truncated gzip file: {error}. Fetch it again.") from None
 
 
 def idx(array: NDArray[np.uint8]) -> bytes:

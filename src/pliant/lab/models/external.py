@@ -21,6 +21,10 @@ __all__ = ["LIBRARIES", "VERSION", "find", "release"]
 VERSION = 1
 """Bumped by hand when the way in which these networks are built or their activations found changes numbers."""
 
+_FILES = ("weights", "pretrained", "checkpoint", "cache", "progress", "hf", "url", "file")
+"""How options begin with which a library would fetch or unpickle weights: a file of weights is a program of a stranger's, and a
+study that starts from weights compares no activations."""
+
 RELU_FAMILY = ("relu", "relu6")
 
 
@@ -47,6 +51,7 @@ def _torchvision(
 
     The plan of the exchange is text in the network's attribute ``activation_plan``.
     """
+    _refuse_files(f"torchvision:{model}", options)
     library = _library("torchvision").models
     channels, height, width = _image(f"torchvision:{model}", input_shape)
     if channels != 3:
@@ -88,6 +93,7 @@ def _timm(
 
     The plan of the exchange is text in the network's attribute ``activation_plan``.
     """
+    _refuse_files(f"timm:{model}", options)
     library = _library("timm")
     channels, height, width = _image(f"timm:{model}", input_shape)
     known = library.get_pretrained_cfg(model, allow_unregistered=False)
@@ -146,6 +152,15 @@ def _names(library: str) -> Collection[str]:
     found = _library(library)
     names: list[str] = found.models.list_models(module=found.models) if library == "torchvision" else found.list_models()
     return names
+
+
+def _refuse_files(name: str, options: Collection[str]) -> None:
+    for option in options:
+        if option.startswith(_FILES):
+            raise DomainError(
+                f"{name} was given the option {option!r}, which would load weights from a file or a server. Networks of a "
+                "study start from random weights: leave it out."
+            )
 
 
 def _image(name: str, input_shape: tuple[int, ...]) -> tuple[int, int, int]:
