@@ -18,7 +18,19 @@ from pliant.lab.claims import Answer, Known, settle, size_of
 from pliant.lab.evidence import Evidence, Tier
 from pliant.lab.papers import PAPERS, Group, PrintedValue
 from pliant.lab.report import reproduction as page
-from pliant.lab.report.reproduction import ClaimRow, Drawing, Fate, Member, Number, Ours, Paper, Part, Reproduction, Summary
+from pliant.lab.report.reproduction import (
+    ClaimRow,
+    Curve,
+    Drawing,
+    Fate,
+    Member,
+    Number,
+    Ours,
+    Paper,
+    Part,
+    Reproduction,
+    Summary,
+)
 from pliant.lab.report.wording import counted, listed
 from pliant.lab.study import Study
 from pliant.lab.verdict import Estimate
@@ -241,6 +253,8 @@ class _Desk:
     # Figures
 
     def drawings(self, group: Group) -> Iterable[Drawing]:
+        if group.released is not None:
+            yield Drawing(f"{group.released}, one run an activation", "released", page.chart(_released(group.released)))
         for id_ in group.figures:
             for name in group.studies:
                 found = self.known.at(name, self.tier)
@@ -277,6 +291,18 @@ class _Desk:
             text = f"{answer.tests - len(fates)} of its {answer.tests} studies have no result here."
         command = f"{answer.command} ({counted(answer.trials, 'trial')})" if answer.state == "not run" else ""
         return ClaimRow(claim.number, claim.title, claim.evidence_status, claim.evidence, tuple(fates), state, text, command)
+
+
+def _released(dataset: str) -> list[Curve]:
+    """Accuracy, F1 and AUC of the released logs on one data set."""
+    found: list[Curve] = []
+    epochs = [e for e in papers.released_epochs() if e.dataset == dataset]
+    for panel, column in (("Accuracy", "acc"), ("Weighted F1", "f1_weighted"), ("AUC", "auc_ovr_macro")):
+        for label in dict.fromkeys(e.activation for e in epochs):
+            log = [e for e in epochs if e.activation == label]
+            for part, prefix in (("train", "train"), ("validation", "val")):
+                found.append(Curve(panel, label, part, tuple(getattr(e, f"{prefix}_{column}") for e in log)))
+    return found
 
 
 def _has_numbers(group: Group) -> bool:

@@ -51,6 +51,8 @@ class Group:
     """The table's id among :func:`~pliant.lab.papers.printed`; None for a figure."""
     figures: tuple[str, ...] = ()
     """The figures of our reports that show the same, by their ids."""
+    released: str | None = None
+    """The data set of the released logs that it draws."""
     planned: tuple[str, ...] = ()
     """Studies that it needs and that there are not yet; see :func:`planned`."""
 

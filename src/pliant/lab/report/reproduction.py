@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from pliant.lab.metrics import METRICS
 from pliant.lab.report import wording
 from pliant.lab.report.agreement import RULE, agreement, in_units
+from pliant.lab.report.files import FONT
 from pliant.lab.report.page import Cell, environment, policy, write_whole
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ __all__ = [
     "Reproduction",
     "Summary",
     "build",
+    "chart",
     "render",
 ]
 
@@ -114,11 +116,11 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Curve:
-    """A line of a chart of released numbers: x and y of equal length."""
+    """A line of a chart by epoch, from epoch 1 on. ``part``: "train" or "validation"."""
 
+    panel: str
     label: str
     part: str
-    x: tuple[float, ...]
     y: tuple[float, ...]
 
 
@@ -228,6 +230,33 @@ def render(data: Reproduction) -> str:
         glue=Markup(glue),
         policy=policy(glue),
     )
+
+
+def chart(curves: Sequence[Curve]) -> str:
+    """Curves by epoch as SVG, a panel for each name of a panel."""
+    import altair as alt
+    import vl_convert
+
+    from pliant.lab.report.figures import CONFIG, HUES
+
+    labels = list(dict.fromkeys(c.label for c in curves))
+    rows = [
+        {"panel": c.panel, "label": c.label, "part": c.part, "epoch": i, "y": y}
+        for c in curves
+        for i, y in enumerate(c.y, start=1)
+    ]
+    base = alt.Chart(alt.InlineData(values=rows)).mark_line(strokeWidth=1.4)
+    lines = base.encode(
+        x=alt.X("epoch:Q", title="Epoch", axis=alt.Axis(grid=False, tickMinStep=1)),
+        y=alt.Y("y:Q", title=None, scale=alt.Scale(zero=False)),
+        color=alt.Color("label:N", title=None, sort=labels, scale=alt.Scale(domain=labels, range=list(HUES[: len(labels)]))),
+        strokeDash=alt.StrokeDash("part:N", title=None, sort=["validation", "train"]),
+    ).properties(width=215, height=190)
+    panels = [
+        lines.transform_filter(alt.datum.panel == name).properties(title=name)
+        for name in dict.fromkeys(c.panel for c in curves)
+    ]
+    return vl_convert.vegalite_to_svg(alt.hconcat(*panels).to_dict(), config={**CONFIG, "font": FONT})
 
 
 def _short(group: str) -> str:
