@@ -16,17 +16,19 @@ DATA = {
 }
 SHARE = {"VOCdevkit": 0.15, "coco": 0.4}
 """So many of the sample that six or seven images are trained on."""
+BAR = {"VOCdevkit": 0.5, "coco": 0.2}
+"""AP50 on the training images. At 160 pixels many objects of COCO are a few pixels wide."""
 SMALL: dict[str, Any] = {"backbone": "resnet18", "size": 160, "max_size": 160, "pyramid_channels": 64}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("folder", DATA)
 @pytest.mark.parametrize(
-    ("name", "options", "epochs", "rate", "falls", "bar"),
+    ("name", "options", "epochs", "rate", "falls"),
     [
-        ("faster_rcnn", {**SMALL, "box_features": 128, "proposals": 100}, 40, 1e-3, 3, 0.5),
-        ("fcos", {**SMALL, "head_convs": 2}, 40, 1e-3, 2, 0.5),
-        ("yolov2", {"width": 0.25, "size": 160, "prior_images": 0}, 50, 2e-3, 20, 0.5),
+        ("faster_rcnn", {**SMALL, "box_features": 128, "proposals": 100}, 40, 1e-3, 5),
+        ("fcos", {**SMALL, "head_convs": 2}, 40, 1e-3, 2),
+        ("yolov2", {"width": 0.25, "size": 160, "prior_images": 0}, 50, 2e-3, 20),
     ],
 )
 def test_it_learns_by_heart(
@@ -36,7 +38,6 @@ def test_it_learns_by_heart(
     epochs: int,
     rate: float,
     falls: float,
-    bar: float,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -56,4 +57,6 @@ def test_it_learns_by_heart(
     for row in result.rows:
         losses = [epoch["train_loss"] for epoch in result.store.trial(row["key"]).history()]
         assert losses[-1] < losses[0] / falls, f"{row['label']}: the loss went from {losses[0]:.3f} to {losses[-1]:.3f}"
-        assert row["train_ap50_last"] > bar, f"{row['label']}: AP50 on its training images is {row['train_ap50_last']:.3f}"
+        assert row["train_ap50_last"] > BAR[folder], (
+            f"{row['label']}: AP50 on its training images is {row['train_ap50_last']:.3f}"
+        )
