@@ -233,7 +233,8 @@ def build(spec: TrialSpec, data: Detection, custom: Custom) -> tuple[Detector, l
     fold.
 
     Raises:
-        StudyError: an option that the detector does not take; several processes. WeightsError: a file of weights that does not fit.
+        StudyError: an option that the detector does not take; several processes. WeightsError: a file of weights that does
+            not fit.
     """
     if spec.train.world_size > 1:
         raise StudyError(
