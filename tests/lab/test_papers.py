@@ -119,29 +119,21 @@ def test_table_4_is_the_mean_of_the_logs_but_for_dsrelu() -> None:
 
 
 def test_every_printed_number_has_a_place() -> None:
-    known = {**STUDIES, **dict.fromkeys(papers.planned())}
     for table in TABLES:
         first = [papers.place(v) for v in papers.printed(table)]
         assert len(set(first)) == len(first), f"two numbers of {table} have one place"
         for value in papers.printed(table):
             for cell in papers.places(value):
-                study = known[cell.study]
-                if study is not None:
-                    assert cell.activation in study.activations, cell
-                    assert ("top_5_epoch_rows" in study.quirks) == cell.metric.startswith("top_5_"), cell
-                assert cell.study in {
-                    s for g in papers.groups().values() if g.printed == table for s in (*g.studies, *g.planned)
-                }
+                study = STUDIES[cell.study]
+                assert cell.activation in study.activations, cell
+                assert ("top_5_epoch_rows" in study.quirks) == cell.metric.startswith("top_5_"), cell
+                assert cell.study in {s for g in papers.groups().values() if g.printed == table for s in g.studies}
 
 
 def test_every_place_is_on_the_page_of_its_study() -> None:
-    waiting = Counter[str]()
     contexts = {name: papers.context(study).printed for name, study in STUDIES.items()}
     for value in papers.printed():
         for cell in papers.places(value):
-            if cell.study in papers.planned():
-                waiting[value.table] += 1
-                continue
             # Told by what it is and by the number itself, as its mean with others of one run or alone.
             start = f"Table {value.table[-1]}: {value.activation}, {value.split} {value.metric.replace('_', ' ')}"
             (entry,) = (e for e in contexts[cell.study] if e["what"] == start)
@@ -152,7 +144,6 @@ def test_every_place_is_on_the_page_of_its_study() -> None:
                 assert value.value == entry["value"] or f" {value.value:g} (epoch {value.epoch_in_log})" in entry["note"]
             ours = (entry["activation"], f"test_{entry['metric']}") if "activation" in entry else None
             assert ours == ((cell.activation, cell.metric) if cell.metric.startswith("test_") else None)
-    assert waiting == {"aaf_T7": TABLES["aaf_T7"]}
 
 
 # --- studies, tiers, groups -------------------------------------------------------------------------------------------
@@ -296,8 +287,7 @@ def test_every_table_and_figure_is_a_group() -> None:
     assert set(groups) == wanted
     assert {g.printed for g in groups.values() if g.printed} == {*TABLES, "srelu_results"}
     without = {name for name, g in groups.items() if not g.studies}
-    assert without == {"dsrelu-fig1", "aaf-fig1", "aaf-fig2", "aaf-fig5", "aaf-table7"}
-    assert groups["aaf-table7"].planned == tuple(papers.planned())
+    assert without == {"dsrelu-fig1", "aaf-fig1", "aaf-fig2", "aaf-fig5"}
     for group in groups.values():
         assert {STUDIES[s].paper for s in group.studies} <= {group.paper}
     used = {s for g in groups.values() for s in g.studies} | {s for c in papers.claims() for s in c.studies}
@@ -358,7 +348,7 @@ def test_every_deviation_is_there(paper: str, letter: str, count: int) -> None:
 
 @pytest.mark.parametrize("name", papers.FILES)
 def test_no_pattern_means_nothing(name: str) -> None:
-    known = [*STUDIES, *papers.planned()]
+    known = list(STUDIES)
     for section in ("group", "deviation", "note", "text_claim", "output"):
         for entry in sections(name, section):
             for pattern in entry.get("studies", []):
@@ -482,7 +472,7 @@ def test_studies_are_listed_with_tiers_and_groups(pliant) -> None:
     assert code == 0
     assert rows["study", "srelu-wdbc"]["trials by tier"] == {"smoke": 16, "lite": 240, "full": 460}
     assert rows["table or figure", "srelu-fig3"]["studies"] == ["srelu-wdbc"]
-    assert "aaf-table7-fcos (not there yet)" in rows["table or figure", "aaf-table7"]["studies"]
+    assert "aaf-table7-fcos" in rows["table or figure", "aaf-table7"]["studies"]
     assert len(rows) == len(STUDIES) + len(papers.groups())
 
 

@@ -73,13 +73,12 @@ def _listing(what: str) -> list[dict[str, Any]]:
 
     def group_row(group: papers.Group) -> dict[str, Any]:
         what = f"{group.title}: {group.shows}"
-        planned = [f"{name} (not there yet)" for name in group.planned]
         return {
             "name": group.name,
             "kind": "table or figure",
             "what": what,
             "trials by tier": {},
-            "studies": [*group.studies, *planned],
+            "studies": list(group.studies),
         }
 
     known: dict[str, Callable[[], list[dict[str, Any]]]] = {

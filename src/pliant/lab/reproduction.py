@@ -69,9 +69,8 @@ def tasks(chosen: Sequence[str], tier: str, only: Sequence[str] = ()) -> list[Ta
         if name not in PAPERS:
             raise unknown("paper", name, PAPERS)
     names = [n for n, s in papers.studies().items() if s.paper in chosen]
-    names += [n for n in papers.planned() if n.partition("-")[0] in chosen]
     if only:
-        wanted = {member for name in only for member in _members(name)}
+        wanted = {member for name in only for member in papers.members(name)}
         names = [n for n in names if n in wanted]
         if not names:
             raise PliantError(
@@ -81,14 +80,7 @@ def tasks(chosen: Sequence[str], tier: str, only: Sequence[str] = ()) -> list[Ta
     return [_task(name, tier) for name in names]
 
 
-def _members(name: str) -> tuple[str, ...]:
-    group = papers.groups().get(name)
-    return (*papers.members(name), *(group.planned if group else ()))
-
-
 def _task(name: str, tier: str) -> Task:
-    if name in papers.planned():
-        return Task(name, None, papers.planned()[name])
     sizes = papers.tiers(name)
     if tier not in sizes:
         return Task(name, None, f"it has no {tier} tier, only {listed(sizes)}")
@@ -151,7 +143,7 @@ class _Desk:
             group.name,
             group.title,
             group.shows,
-            members=tuple(self.member(name) for name in (*group.studies, *group.planned)),
+            members=tuple(self.member(name) for name in group.studies),
             numbers=numbers,
             told=tuple(_told(group)),
             summaries=()
@@ -229,8 +221,6 @@ class _Desk:
     def ours(self, i: int, name: str, activation: str, column: str) -> Ours:
         variant = "as released" if name.endswith("-released") else "as written" if i == 0 else "variant"
         spec = str(catalog.parse(activation))
-        if name in papers.planned():
-            return Ours(variant, name, spec, column, None, "not built yet")
         found = self.known.at(name, self.tier)
         if found is None:
             return Ours(variant, name, spec, column, None, "not run")

@@ -21,7 +21,6 @@ __all__ = [
     "deviations",
     "groups",
     "members",
-    "planned",
     "studies",
     "study",
     "tiers",
@@ -53,8 +52,6 @@ class Group:
     """The figures of our reports that show the same, by their ids."""
     released: str | None = None
     """The data set of the released logs that it draws."""
-    planned: tuple[str, ...] = ()
-    """Studies that it needs and that there are not yet; see :func:`planned`."""
 
 
 @dataclass(frozen=True)
@@ -142,8 +139,7 @@ def groups() -> dict[str, Group]:
         for values in sections(paper, "group"):
             patterns = values.get("studies", [])
             mine = tuple(n for n in studies() if matches(n, patterns))
-            wanting = tuple(n for n in planned() if matches(n, patterns))
-            found[values["name"]] = Group(**{**values, "paper": paper, "studies": mine, "planned": wanting})
+            found[values["name"]] = Group(**{**values, "paper": paper, "studies": mine})
     return found
 
 
@@ -159,12 +155,6 @@ def members(name: str) -> tuple[str, ...]:
     if name not in groups():
         raise unknown("study or group of studies", name, [*studies(), *groups()])
     return groups()[name].studies
-
-
-@functools.cache
-def planned() -> dict[str, str]:
-    """Studies that a table needs and that there are not yet, by name, with the reason."""
-    return {entry["name"]: entry["reason"] for paper in FILES for entry in expanded(sections(paper, "planned"))}
 
 
 @functools.cache
