@@ -25,7 +25,7 @@ from pliant.coefficients import Learned
 from pliant.lab import curves, papers
 from pliant.lab.datasets import Data, Detection
 from pliant.lab.detected import Found, detected
-from pliant.lab.metrics import METRICS
+from pliant.lab.metrics import KNOWN
 from pliant.lab.protocol import partition_of, split
 from pliant.lab.recipe import QUIRKS
 from pliant.lab.report import Detected, ReportData, Shape, Stage, build, draw, write_figures, write_tables
@@ -210,7 +210,7 @@ class Result:
         metric = metric or self.study.metric
         usual = ("ap", "ap50", "ap75") if isinstance(self._data, Detection) else ("accuracy", "precision", "recall", "f1")
         # Those that the paper prints stand beside ours.
-        named = [str(entry["metric"]) for entry in papers.context(self.study).printed if entry.get("metric") in METRICS]
+        named = [str(entry["metric"]) for entry in papers.context(self.study).printed if entry.get("metric") in KNOWN]
         return self._judged([metric, *usual, *named], baseline)
 
     def _judged(self, metrics: Sequence[str], baseline: str | None = None) -> Verdict:

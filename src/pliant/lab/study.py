@@ -744,7 +744,8 @@ def _check_options(section: str, component: Component, function: Callable[..., A
     hints = typing.get_type_hints(getattr(function, "func", function))
     parameters = [p for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
     # The lab itself tells a network the shape of its data.
-    options = {p.name: p.default for p in parameters if p.name not in ("input_shape", "outputs", "classes", "anchors")}
+    told = ("input_shape", "outputs", "classes", "anchors") if section == "model" else ()
+    options = {p.name: p.default for p in parameters if p.name not in told}
     passes_on = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(function).parameters.values())
     for option, value in component.options.items():
         if option not in options:
