@@ -1,4 +1,4 @@
-"""The one training loop: a trial from its spec to its result, resumable at every epoch with the same numbers."""
+"""The training loop of classification: a trial from its spec to its result, resumable at every epoch with the same numbers."""
 
 from __future__ import annotations
 
