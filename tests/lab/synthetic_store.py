@@ -24,7 +24,7 @@ VARIANTS = 12
 
 def study_of(repeats: int, epochs: int, activations: Iterable[str] = ()) -> Study:
     """srelu-wdbc at 16 activations and 5 folds, so ``repeats`` times 80 trials."""
-    own = papers.study("srelu-wdbc")
+    own = papers.study("srelu-wdbc", "lite")
     return own.model_copy(
         update={
             "activations": tuple(activations) or own.activations,

@@ -14,12 +14,13 @@ import pytest
 import safetensors.torch
 
 from pliant.lab import Study, run
+from pliant.lab.course import _whole
 from pliant.lab.datasets import WDBC
 from pliant.lab.result import Result
 from pliant.lab.status import TRIALS, Watch
-from pliant.lab.store import Store, StoreError
+from pliant.lab.store import CHECKPOINT, HISTORY, Store, StoreError, _unsealed
 from pliant.lab.study import Custom, TrialSpec, plan
-from pliant.lab.train import _whole, train
+from pliant.lab.train import train
 
 STUDY = Study(
     name="fuzzed",
@@ -150,8 +151,7 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> tuple[TrialSpec, Path, 
 
     with pytest.raises(StopError):
         train(spec, data, Custom(), trial, report, checkpoint_every=0)
-    saved = trial.read("checkpoint.safetensors")
-    assert saved is not None
+    saved = (trial.path / CHECKPOINT).read_bytes()
     return spec, trial.path, saved, [{**e, "seconds": 0} for e in ends.history()]
 
 
@@ -159,18 +159,20 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> tuple[TrialSpec, Path, 
 def test_a_damaged_checkpoint_is_never_believed(
     stopped: tuple[TrialSpec, Path, bytes, list[dict[str, Any]]], examples: int
 ) -> None:
-    _, _, saved, _ = stopped
-    good = _whole(saved)
+    _, path, saved, _ = stopped
+    history = (path / HISTORY).read_bytes()
+    good = _unsealed(saved, history)
     assert good is not None
+    assert _whole(good) is not None
 
     def check(content: bytes) -> None:
-        assert content == saved or _whole(content) is None
+        assert _unsealed(content, history) in (None, good)
 
     fuzz.tried(fuzz.damaged(saved), examples, check)
     for at in range(0, len(saved), max(1, len(saved) // examples)):
         content = bytearray(saved)
         content[at] ^= 1
-        assert _whole(bytes(content)) is None
+        assert _unsealed(bytes(content), history) is None
 
 
 def test_with_a_damaged_checkpoint_a_trial_begins_anew_and_says_so(
@@ -190,10 +192,13 @@ def test_with_a_damaged_checkpoint_a_trial_begins_anew_and_says_so(
 
 
 def test_a_checkpoint_of_before_checksums_is_still_taken(stopped: tuple[TrialSpec, Path, bytes, list[dict[str, Any]]]) -> None:
-    _, _, saved, _ = stopped
+    spec, path, _, _ = stopped
+    saved = Store(path.parents[2]).trial(spec.key).read(CHECKPOINT)
     tensors, state = _whole(saved)
     older = safetensors.torch.save(tensors, {"state": json.dumps(state)})
-    again = _whole(older)
+    kept = _unsealed(older, b"")
+    assert kept == older
+    again = _whole(kept)
     assert again is not None
     assert again[1] == state
     assert again[0].keys() == tensors.keys()

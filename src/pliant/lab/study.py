@@ -374,7 +374,7 @@ def _resolve(given: dict[str, Any]) -> tuple[dict[str, Any], Custom]:
         given["model"] = Component(name=_name(network), options={"source": source_identity(network)})
 
     quirks = given.get("quirks", ())
-    if isinstance(quirks, str) or not all(isinstance(q, str) for q in quirks):
+    if isinstance(quirks, str) or not isinstance(quirks, Iterable) or not all(isinstance(q, str) for q in quirks):
         raise StudyError(f"The study's quirks are {quirks!r}; expected a list such as ['double_softmax'].")
     given["quirks"] = check_quirks(tuple(quirks))
 
