@@ -413,8 +413,12 @@ def test_every_claim_names_what_is_there(columns: set[str]) -> None:
             study = STUDIES[test.study]
             assert test.study in claim.studies
             assert test.contender in study.activations
-            assert test.against == "best" or test.against in study.activations
-            assert test.against != test.contender
+            if isinstance(test.against, tuple):
+                assert set(test.against) <= {*study.activations} - {test.contender}
+            else:
+                own = catalog.parse(test.contender).entry.name
+                others = [a for a in study.activations if test.against == "all" or catalog.parse(a).entry.name != own]
+                assert len({*others} - {test.contender}) > 1, test
             assert test.direction in ("higher", "lower")
             assert test.metric in columns | {"test_auc", "test_average_precision"} | DETECTED, test
             assert test.margin >= 0

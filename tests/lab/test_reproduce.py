@@ -233,7 +233,7 @@ def test_claims_read_well_in_a_hundred_columns(pliant, wdbc: tuple[Store, Path],
 
 def test_claims_for_programs(pliant, wdbc: tuple[Store, Path]) -> None:
     _, root = wdbc
-    code, out, err = pliant("claims", "srelu", "--store", str(root), "--json")
+    code, out, err = pliant("claims", "srelu", "--store", str(root), "--records", str(root), "--json")
     assert code == 0, err
     answers = json.loads(out)
     assert [a["number"] for a in answers] == list(range(24, 38))
@@ -283,7 +283,7 @@ def raised(by: float, noise: float = 1.0) -> list[float]:
     return [b + by + noise * e for b, e in zip(BASE, NOISE, strict=True)]
 
 
-def claim(against: str = "relu", **changes: Any) -> ClaimTest:
+def claim(against: Any = ("relu",), **changes: Any) -> ClaimTest:
     values = {"study": "s", "contender": "srelu", "metric": "test_accuracy", "direction": "higher", "margin": 0.01}
     return ClaimTest(against=against, **{**values, **changes})
 
@@ -328,7 +328,22 @@ def test_the_best_must_beat_each_of_the_others() -> None:
     open_ = decide(claim("best"), evidence({**three, "elu": raised(0.025, 10)}))
     assert (open_.word, open_.rival) == ("UNDECIDED", "elu")
     # Another setting of the same function is no rival.
-    assert decide(claim("best"), evidence({**three, "srelu[beta=1]": raised(0.08)})).word == "SUPPORTED"
+    variant = evidence({**three, "srelu[beta=1]": raised(0.08)})
+    assert decide(claim("best"), variant).word == "SUPPORTED"
+    # Unless the claim is about settings.
+    found = decide(claim("all"), variant)
+    assert (found.word, found.rival) == ("REFUTED", "srelu[beta=1]")
+
+
+def test_a_claim_about_some_is_not_refuted_by_another() -> None:
+    given = evidence({"relu": BASE, "gelu": raised(0.01), "srelu": raised(0.03), "swish": raised(0.06)})
+    assert decide(claim("best"), given).rival == "swish"
+    found = decide(claim(("relu", "gelu")), given)
+    assert (found.word, found.rival) == ("SUPPORTED", "gelu")
+    # A tier may lack some of them.
+    assert decide(claim(("relu", "elu")), given).word == "SUPPORTED"
+    nothing = decide(claim(("elu", "mish")), given)
+    assert (nothing.word, nothing.sentence) == ("UNDECIDED", "elu or mish is not in the rows of s.")
 
 
 def test_columns_that_are_no_scores_are_compared_too() -> None:

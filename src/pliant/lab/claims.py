@@ -196,7 +196,8 @@ def decide(test: ClaimTest, evidence: Evidence, alpha: float = 0.05) -> Finding:
         return Finding(test.study, word, verdict, sentence, n, d, low, high, rival, *where, unfinished, evidence.remarks)
 
     if contender not in evidence.activations or not found:
-        lacking = contender if contender not in evidence.activations else test.against
+        rivals = test.against if isinstance(test.against, str) else " or ".join(test.against)
+        lacking = contender if contender not in evidence.activations else rivals
         return finding("UNDECIDED", "", f"{lacking} is not in the rows of {evidence.directory}.")
     seen = [c for c in found if c.n]
     if not seen:
@@ -232,13 +233,18 @@ class _Seen:
 
 def _verdict(test: ClaimTest, evidence: Evidence, contender: str, alpha: float) -> Verdict | None:
     """The contender as the baseline of a verdict on its rivals; None where one is not among the rows."""
-    against = "best" if test.against == "best" else str(catalog.parse(test.against))
-    rivals = [against]
-    if against == "best":
-        # Variants of itself are no rivals: a claim that X is best does not say which X.
-        own = catalog.parse(contender).entry.name
-        rivals = [a for a in evidence.activations if catalog.parse(a).entry.name != own]
-    if any(a not in evidence.activations for a in (contender, *rivals)) or not rivals:
+    own = catalog.parse(contender).entry.name
+    rivals = [
+        a
+        for a in evidence.activations
+        if a != contender
+        and (
+            a in test.against
+            if isinstance(test.against, tuple)
+            else test.against == "all" or catalog.parse(a).entry.name != own
+        )
+    ]
+    if contender not in evidence.activations or not rivals:
         return None
     metric = test.metric.removeprefix("test_")
     if metric in METRICS and metric != test.metric:

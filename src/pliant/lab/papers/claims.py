@@ -27,8 +27,10 @@ class ClaimTest:
     study: str
     contender: str
     """The spec of the activation that the claim is about."""
-    against: str
-    """The spec it is compared with, or ``best``: the best of all others, by ``metric``."""
+    against: tuple[str, ...] | Literal["best", "all"]
+    """The specs it is compared with, those of them that a study at its tier has. ``best``: every other function of the study;
+    variants of the contender's own are no rivals, because a claim that X is best does not say which X. ``all``: every other
+    activation of the study, those variants included."""
     metric: str
     """A column of the rows, for example ``test_accuracy`` or ``gap_matched``."""
     direction: Literal["higher", "lower"]
@@ -78,8 +80,10 @@ def _claim(paper: str, values: dict[str, Any]) -> Claim:
 
 def _test(values: dict[str, Any]) -> ClaimTest:
     # In the one spelling that studies have.
-    names = {k: values[k] if values[k] == "best" else str(catalog.parse(values[k])) for k in ("contender", "against")}
-    return ClaimTest(**{**values, **names})
+    against = values["against"]
+    if against not in ("best", "all"):
+        against = tuple(str(catalog.parse(a)) for a in ([against] if isinstance(against, str) else against))
+    return ClaimTest(**{**values, "contender": str(catalog.parse(values["contender"])), "against": against})
 
 
 def claims(paper: str | None = None) -> list[Claim]:
