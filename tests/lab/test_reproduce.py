@@ -189,7 +189,7 @@ def test_the_same_page_comes_from_records_alone(wdbc: tuple[Store, Path], tmp_pa
 
 
 def test_without_a_tier_it_says_what_each_costs(pliant, tmp_path: Path) -> None:
-    code, out, _ = pliant("reproduce", "dsrelu", "srelu")
+    code, out, _ = pliant("reproduce", "dsrelu", "srelu", "--records", str(tmp_path))
     assert code == 2
     assert "choose a tier with --tier" in out
     assert "Nothing has been started" in out
@@ -203,7 +203,7 @@ def test_a_study_without_its_data_is_skipped_and_told(
 ) -> None:
     monkeypatch.setenv("PLIANT_DATA", str(tmp_path / "nothing"))
     _, root = wdbc
-    arguments = ["reproduce", "srelu", "--tier", "smoke", "--on", "serial", "--store", str(root)]
+    arguments = ["reproduce", "srelu", "--tier", "smoke", "--on", "serial", "--store", str(root), "--records", str(tmp_path)]
     code, out, err = pliant(*arguments, "--only", "srelu-wdbc", "--only", "srelu-mnist", "-q")
     assert code == 0, err
     assert "skipped:" in out
