@@ -312,7 +312,8 @@ def _result(record: records.Record) -> str:
         difference = "" if c is None or not math.isfinite(c.difference) else f"{100 * c.difference:+.2f}" + _ends(c.low, c.high)
         lines.append([estimate.label, *cells, difference, word if word == "baseline" else word.lower(), str(estimate.n)])
     heads = ["activation", *(f"{m}, %" for m in shown), f"minus {verdict.baseline_label}, points", "word", "n"]
-    tier = f"**{e.tier} tier{', reduced' if e.tier != 'full' else ''}**"
+    changes = f"; changed: {', '.join(f'`{c}`' for c in e.changes)}" if e.changes else ""
+    tier = f"**{e.tier} tier{', reduced' if e.tier != 'full' else ''}{', changed' if e.changes else ''}**{changes}"
     rest = "" if done == sum(counts.values()) else f"; {sum(counts.values()) - done} not run"
     title = re.sub(r" \((?:smoke|lite) tier, reduced\)$", "", e.title)
     return "\n".join(

@@ -301,6 +301,7 @@ def read(path: Path) -> Record:
         kept=verdict,
         remarks=tuple(about["remarks"]),
         path=path,
+        changes=tuple(about["changes"]),
     )
     return Record(path, about, study, evidence)
 
@@ -413,10 +414,9 @@ def index(root: Path) -> str:
         words = [c.word for c in verdict.comparisons]
         told = ", ".join(f"{words.count(w)} {w.lower()}" for w in dict.fromkeys(words))
         diverged = f" ({outcomes['diverged']} diverged)" if outcomes["diverged"] else ""
-        tier = f"{evidence.tier}, changed" if record.about["changes"] else evidence.tier
         lines.append(
-            f"| [{name}]({name}) | {tier} | {done} of {sum(outcomes.values())}{diverged} | {verdict.baseline_label} on "
-            f"{verdict.metric} | {told} | `{record.about['command']}` |"
+            f"| [{name}]({name}) | {evidence.size} | {done} of {sum(outcomes.values())}{diverged} | "
+            f"{verdict.baseline_label} on {verdict.metric} | {told} | `{record.about['command']}` |"
         )
     return "\n".join(lines) + "\n"
 
