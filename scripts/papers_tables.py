@@ -351,7 +351,8 @@ def claim_rows(paper: str, known_: Known) -> list[list[str]]:
                 for f in answer.findings
             ]
             if len(told) < answer.tests:
-                told.append(f"{answer.tests - len(told)} of its {answer.tests} studies were not run")
+                lacking = f"{answer.tests - len(told)} of its {answer.tests} comparisons were not run"
+                told.append(f"{lacking}; next `{answer.command}`, {answer.trials:,} trials")
             ours = "; ".join(told)
         elif answer.state == "settled":
             ours = f"settled by algebra or a test: `{claim.settled_by}`"

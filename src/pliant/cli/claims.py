@@ -100,7 +100,9 @@ def _lines(answer: Answer, width: int) -> Iterator[str]:
         told = f"{finding.sentence} [{source}]{rest}"
         yield from _part("" if i else "ours", finding.label, told, width, STYLES[finding.word])
     if 0 < len(answer.findings) < answer.tests:
-        yield from _part("", "", f"{answer.tests - len(answer.findings)} of its {answer.tests} studies were not run.", width)
+        yield from _part(
+            "", "", f"{answer.tests - len(answer.findings)} of its {answer.tests} comparisons were not run.", width
+        )
     if answer.state == "settled":
         yield from _part("ours", "settled", f"by algebra or a test: {claim.settled_by}. {claim.experiment}", width)
     elif answer.state == "not run":

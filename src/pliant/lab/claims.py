@@ -32,7 +32,7 @@ from pliant.lab.metrics import HIGHER_IS_BETTER, METRICS
 from pliant.lab.papers import Claim, ClaimTest
 from pliant.lab.result import Result
 from pliant.lab.store import Store
-from pliant.lab.study import Study
+from pliant.lab.study import CHOSEN, Study
 from pliant.lab.verdict import Comparison, Verdict, VerdictError, judge
 
 __all__ = ["DECIDED", "Answer", "Finding", "Known", "Settled", "cost", "decide", "settle", "size_of", "tally"]
@@ -189,12 +189,12 @@ def cost(name: str, tier: Tier | None = None) -> tuple[str, int]:
 def size_of(study: Study) -> int:
     """How many trials a study has; unlike its plan this needs no data."""
     p = study.protocol
-    return len(study.activations) * p.folds * p.repeats * max(1, len(study.train.lr_grid))
+    return len(study.trained) * p.folds * p.repeats * max(1, len(study.train.lr_grid))
 
 
 def decide(test: ClaimTest, evidence: Evidence, alpha: float = 0.05) -> Finding:
     """What the rows of a study say about a claim."""
-    contender = str(catalog.parse(test.contender))
+    contender = test.contender
     family = _verdict(test, evidence, contender, alpha)
     found = [] if family is None else _in_the_claims_direction(family, test, contender)
     unfinished = len(evidence.rows) - evidence.scored
@@ -243,16 +243,11 @@ class _Seen:
 
 def _verdict(test: ClaimTest, evidence: Evidence, contender: str, alpha: float) -> Verdict | None:
     """The contender as the baseline of a verdict on its rivals; None where one is not among the rows."""
-    own = catalog.parse(contender).entry.name
     rivals = [
         a
         for a in evidence.activations
         if a != contender
-        and (
-            a in test.against
-            if isinstance(test.against, tuple)
-            else test.against == "all" or catalog.parse(a).entry.name != own
-        )
+        and (a in test.against if isinstance(test.against, tuple) else test.against == "all" or _another(a, contender))
     ]
     if contender not in evidence.activations or not rivals:
         return None
@@ -265,6 +260,14 @@ def _verdict(test: ClaimTest, evidence: Evidence, contender: str, alpha: float) 
             # A record without its predictions has only the comparisons that were made when it was.
             return _turned(known, contender, rivals, metric)
     return _of_a_column(test, evidence, contender, rivals, alpha)
+
+
+def _another(activation: str, contender: str) -> bool:
+    """Whether it is another function, and not another setting, or a choice among settings that stand there themselves."""
+    one, other = activation.removeprefix(CHOSEN), contender.removeprefix(CHOSEN)
+    if activation != one or contender != other:
+        return activation == one
+    return catalog.parse(activation).entry.name != catalog.parse(contender).entry.name
 
 
 def _of_a_column(test: ClaimTest, evidence: Evidence, contender: str, rivals: Sequence[str], alpha: float) -> Verdict | None:

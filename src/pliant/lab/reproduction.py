@@ -282,8 +282,12 @@ class _Desk:
             answer.state, claim.not_yet or claim.experiment
         )
         if 0 < len(fates) < answer.tests:
-            text = f"{answer.tests - len(fates)} of its {answer.tests} studies have no result here."
-        command = f"{answer.command} ({counted(answer.trials, 'trial')})" if answer.state == "not run" else ""
+            text = f"{answer.tests - len(fates)} of its {answer.tests} comparisons have no result here."
+        command = (
+            f"{answer.command} ({counted(answer.trials, 'trial')})"
+            if answer.command and len(fates) < max(1, answer.tests)
+            else ""
+        )
         return ClaimRow(claim.number, claim.title, claim.evidence_status, claim.evidence, tuple(fates), state, text, command)
 
 
