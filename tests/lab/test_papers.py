@@ -273,8 +273,10 @@ def test_kept_trials_keep_their_identity(
 ) -> None:
     monkeypatch.setattr(study_module, "data_of", lambda component, custom: synthetic[component.name])
     kept = Study(name="kept", dataset=dataset, **tomllib.loads(KEPT))
-    assert plan(kept) == plan(papers.study(name))
-    assert [t.key for t in plan(kept)] == [t.key for t in plan(papers.study(name))]
+    # Candidates of the beta that is chosen came later, and are trained beside them.
+    now = tuple(t for t in plan(papers.study(name)) if t.activation in kept.activations)
+    assert plan(kept) == now
+    assert [t.key for t in plan(kept)] == [t.key for t in now]
 
 
 def test_the_study_of_wdbc_holds_the_former_one() -> None:
