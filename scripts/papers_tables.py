@@ -312,7 +312,8 @@ def _result(record: records.Record) -> str:
         difference = "" if c is None or not math.isfinite(c.difference) else f"{100 * c.difference:+.2f}" + _ends(c.low, c.high)
         lines.append([estimate.label, *cells, difference, word if word == "baseline" else word.lower(), str(estimate.n)])
     heads = ["activation", *(f"{m}, %" for m in shown), f"minus {verdict.baseline_label}, points", "word", "n"]
-    tier = f"**{e.tier} tier{', reduced' if e.tier != 'full' else ''}**"
+    changes = f"; changed: {', '.join(f'`{c}`' for c in e.changes)}" if e.changes else ""
+    tier = f"**{e.tier} tier{', reduced' if e.tier != 'full' else ''}{', changed' if e.changes else ''}**{changes}"
     rest = "" if done == sum(counts.values()) else f"; {sum(counts.values()) - done} not run"
     title = re.sub(r" \((?:smoke|lite) tier, reduced\)$", "", e.title)
     return "\n".join(
@@ -350,7 +351,8 @@ def claim_rows(paper: str, known_: Known) -> list[list[str]]:
                 for f in answer.findings
             ]
             if len(told) < answer.tests:
-                told.append(f"{answer.tests - len(told)} of its {answer.tests} studies were not run")
+                lacking = f"{answer.tests - len(told)} of its {answer.tests} comparisons were not run"
+                told.append(f"{lacking}; next `{answer.command}`, {answer.trials:,} trials")
             ours = "; ".join(told)
         elif answer.state == "settled":
             ours = f"settled by algebra or a test: `{claim.settled_by}`"

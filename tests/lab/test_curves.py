@@ -24,6 +24,15 @@ def test_areas_by_hand() -> None:
     }
 
 
+def test_restlessness_of_the_last_epochs() -> None:
+    # Whatever was before the last fifteen; 0 and 2 in turns have mean square 1 around their mean, which is 1/15 off 1.
+    course = {**COURSE, "validation_loss": [100.0, 50.0] + [0.0, 2.0] * 7 + [0.0]}
+    found = curves.late_spread(course)["validation_loss_late_sd"]
+    assert found == pytest.approx(math.sqrt((7 * (2 - 14 / 15) ** 2 + 8 * (14 / 15) ** 2) / 14))
+    assert curves.late_spread({**course, "validation_loss": [1.0] * 14}) == {"validation_loss_late_sd": None}
+    assert curves.late_spread({**course, "validation_loss": [1.0] * 16 + [None]}) == {"validation_loss_late_sd": None}
+
+
 def test_a_loss_that_was_not_finite_has_no_area() -> None:
     broken = {**COURSE, "train_loss": [4.0, 2.0, None, 1.0]}
     assert all(math.isnan(v) for v in curves.areas(broken).values())

@@ -193,7 +193,7 @@ def test_every_study_is_planned_and_split_at_every_tier(
         study = papers.study(name, tier)
         p = study.protocol
         trials = plan(study)
-        assert len(trials) == len(study.activations) * p.folds * p.repeats * max(1, len(study.train.lr_grid))
+        assert len(trials) == len(study.trained) * p.folds * p.repeats * max(1, len(study.train.lr_grid))
         data = synthetic[study.dataset.name]
         if study.protocol.share is None and study.protocol.validation == "official":
             # The data sets without parts of their own have the two that the protocol asks for.
@@ -209,7 +209,7 @@ def test_every_study_is_planned_and_split_at_every_tier(
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_every_activation_of_every_study_can_be_made(name: str) -> None:
-    for activation in STUDIES[name].activations:
+    for activation in STUDIES[name].trained:
         module = catalog.create(activation)
         assert str(catalog.parse(activation)) == activation
         assert module is not None
@@ -227,7 +227,7 @@ def test_tiers_are_never_confused() -> None:
     assert changed.heading.endswith("(smoke tier, reduced)")
     result = Result(smoke, None)
     assert result.remarks[0].startswith("Tier smoke: ")
-    assert Result(full, None).remarks == ()
+    assert not any("tier" in remark.lower() for remark in Result(full, None).remarks)
     assert all(row["study"] == "srelu-wdbc.smoke" for row in result.rows)
     with pytest.raises(UnknownNameError, match="tier of dsrelu-table4-mini named 'smoke'"):
         papers.study("dsrelu-table4-mini", "smoke")
@@ -273,8 +273,10 @@ def test_kept_trials_keep_their_identity(
 ) -> None:
     monkeypatch.setattr(study_module, "data_of", lambda component, custom: synthetic[component.name])
     kept = Study(name="kept", dataset=dataset, **tomllib.loads(KEPT))
-    assert plan(kept) == plan(papers.study(name))
-    assert [t.key for t in plan(kept)] == [t.key for t in plan(papers.study(name))]
+    # Candidates of the beta that is chosen came later, and are trained beside them.
+    now = tuple(t for t in plan(papers.study(name)) if t.activation in kept.activations)
+    assert plan(kept) == now
+    assert [t.key for t in plan(kept)] == [t.key for t in now]
 
 
 def test_the_study_of_wdbc_holds_the_former_one() -> None:
@@ -417,7 +419,7 @@ def test_every_claim_names_what_is_there(columns: set[str]) -> None:
                 assert set(test.against) <= {*study.activations} - {test.contender}
             else:
                 own = catalog.parse(test.contender).entry.name
-                others = [a for a in study.activations if test.against == "all" or catalog.parse(a).entry.name != own]
+                others = [a for a in study.trained if test.against == "all" or catalog.parse(a).entry.name != own]
                 assert len({*others} - {test.contender}) > 1, test
             assert test.direction in ("higher", "lower")
             assert test.metric in columns | {"test_auc", "test_average_precision"} | DETECTED, test

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import html
+import importlib.util
 import json
 import re
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -411,3 +414,119 @@ def test_a_store_goes_before_a_record_and_the_fuller_of_both(wdbc: tuple[Store, 
     kept = records.read(records.write(Result(changed, filled(tmp_path / "changed", changed)), tmp_path / "other", command="x"))
     assert kept.about["changes"]
     assert Known(None, tmp_path / "other").at("srelu-wdbc", "smoke") is None
+
+
+CHANGES = ("protocol.repeats=2", "train.epochs=4")
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Records of srelu-wdbc at the smoke tier, made of invented trials: changed, with fewer trials and other changes, plain."""
+    root = tmp_path_factory.mktemp("recorded")
+    found = {}
+    with pytest.MonkeyPatch.context() as patch:
+        # What is drawn does not matter here, and takes most of the time.
+        patch.setattr(records, "FIGURES", ())
+        patch.setattr(records, "draw", lambda _: {})
+        for name, changes in (("changed", CHANGES), ("less", ("train.epochs=4",)), ("plain", ())):
+            study = papers.study("srelu-wdbc", "smoke").override(changes)
+            result = Result(study, filled(root / "stores" / name, study))
+            found[name] = records.write(result, root / name, command="pliant run srelu-wdbc --tier smoke")
+    return found
+
+
+def add(record: Path, into: Path) -> str:
+    """Put a record into a folder of records; its name."""
+    shutil.copytree(record, into / record.name)
+    records.write_index(into)
+    return record.name
+
+
+def test_a_changed_study_is_kept_beside_its_tier_and_speaks_where_that_does_not(
+    recorded: dict[str, Path], tmp_path: Path
+) -> None:
+    less, more = add(recorded["less"], tmp_path), add(recorded["changed"], tmp_path)
+    assert re.fullmatch(r"srelu-wdbc\.smoke\.[0-9a-f]{8}", more)
+    known = Known(None, tmp_path)
+    assert known.at("srelu-wdbc", "smoke") is None
+    assert known.best("srelu-wdbc", "lite") is None
+    # Of two changed ones the one with more in it speaks.
+    assert less != more
+    found = known.best("srelu-wdbc")
+    assert found is not None
+    assert found.directory == more
+    assert found.size == "smoke, changed: protocol.repeats=2, train.epochs=4"
+    # As soon as there is the tier as it is defined, that does, although it has fewer trials.
+    assert add(recorded["plain"], tmp_path) == "srelu-wdbc.smoke"
+    known = Known(None, tmp_path)
+    best = known.best("srelu-wdbc")
+    assert best is not None
+    assert best is known.at("srelu-wdbc", "smoke")
+    assert best.size == "smoke"
+    assert best.scored < found.scored
+
+
+def test_a_claim_goes_from_not_run_to_the_word_of_its_tier_wherever_it_is_shown(
+    pliant, recorded: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tables = script()
+    kept = tmp_path / "records"
+    kept.mkdir()
+    monkeypatch.setattr(tables, "RECORDS", kept)
+
+    def shown() -> tuple[str, str, str]:
+        """Claim 30, which is about srelu-wdbc alone: on the command line, in the documents, on the page of its tier."""
+        code, out, err = pliant("claims", "srelu", "--records", str(kept), "--store", str(tmp_path / "none"))
+        assert code == 0, err
+        line = out[out.index(" 30 0.2 %") : out.index(" 31 Mistakes")]
+        known = Known(None, kept)
+        row = next(cells for cells in tables.claim_rows("srelu", known) if cells[0] == "30")
+        page = reproduction.write(["srelu"], "smoke", known, tmp_path / "index.html", command="").read_text(encoding="utf-8")
+        start = page.index('<td class="number">30</td>')
+        return line, row[-1], text_of(page[start : page.index("</tr>", start)])
+
+    line, row, part = shown()
+    trials = size_of(papers.study("srelu-wdbc"))
+    assert "ours not run: " in line
+    assert f"run pliant run srelu-wdbc --tier full ({trials} trials)" in line
+    assert row == f"not run: `pliant run srelu-wdbc --tier full`, {trials} trials"
+    assert "not run" in part
+    assert f"pliant run srelu-wdbc --tier smoke ({size_of(papers.study('srelu-wdbc', 'smoke'))} trials)" in part
+    assert tables.results("srelu").startswith("No study of this paper has a record yet")
+
+    name = add(recorded["changed"], kept)
+    label = "UNDECIDED at the smoke tier only (changed: protocol.repeats=2, train.epochs=4)"
+    line, row, part = shown()
+    assert f"ours {label}: SReLU(1, 0.25) minus ReLU, test_accuracy:" in line
+    assert f"n = 4 [CANNOT TELL; {name}, from the record]" in line
+    assert "run pliant run srelu-wdbc --tier full" in line
+    assert row.startswith(f"**{label}**: SReLU(1, 0.25) minus ReLU")
+    assert f"n = 4 (cannot tell; [`{name}`](../../records/{name}))" in row
+    assert label in part
+    assert f"n = 4 (CANNOT TELL; {name})" in part
+    told = tables.results("srelu")
+    assert "(**smoke tier, reduced, changed**; changed: `protocol.repeats=2`, `train.epochs=4`)" in told
+    assert f"[`{name}`](../../records/{name})" in told
+    size = "smoke, changed: protocol.repeats=2, train.epochs=4"
+    assert f"| [{name}]({name}) | {size} |" in (kept / "README.md").read_text()
+    page = text_of((tmp_path / "index.html").read_text(encoding="utf-8"))
+    assert f"Recorded at {size} ({name}, 36 rows): against ReLU" in page
+
+    add(recorded["plain"], kept)
+    line, row, part = shown()
+    assert "ours UNDECIDED at the smoke tier only: " in line
+    assert "n = 2 [CANNOT TELL; srelu-wdbc.smoke, from the record]" in line
+    assert row.startswith("**UNDECIDED at the smoke tier only**: ")
+    assert "n = 2 (cannot tell; [`srelu-wdbc.smoke`](../../records/srelu-wdbc.smoke))" in row
+    assert "n = 2 (CANNOT TELL; srelu-wdbc.smoke)" in part
+    assert "changed" not in line + row + part
+
+
+def script() -> ModuleType:
+    path = Path(__file__).parents[2] / "scripts" / "papers_tables.py"
+    spec = importlib.util.spec_from_file_location("papers_tables", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

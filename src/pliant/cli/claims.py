@@ -100,7 +100,9 @@ def _lines(answer: Answer, width: int) -> Iterator[str]:
         told = f"{finding.sentence} [{source}]{rest}"
         yield from _part("" if i else "ours", finding.label, told, width, STYLES[finding.word])
     if 0 < len(answer.findings) < answer.tests:
-        yield from _part("", "", f"{answer.tests - len(answer.findings)} of its {answer.tests} studies were not run.", width)
+        yield from _part(
+            "", "", f"{answer.tests - len(answer.findings)} of its {answer.tests} comparisons were not run.", width
+        )
     if answer.state == "settled":
         yield from _part("ours", "settled", f"by algebra or a test: {claim.settled_by}. {claim.experiment}", width)
     elif answer.state == "not run":
@@ -108,7 +110,7 @@ def _lines(answer: Answer, width: int) -> Iterator[str]:
     elif answer.state == "open":
         yield from _part("ours", "open", claim.not_yet or claim.experiment, width, "yellow")
         if answer.rows:
-            told = ", ".join(f"{name} ({tier} tier, {origin})" for name, tier, origin in answer.rows)
+            told = ", ".join(f"{name} ({size}; {origin})" for name, size, origin in answer.rows)
             yield from _part("rows", "", told, width)
     if answer.command:
         yield from _part("run", "", f"{answer.command}  ({answer.trials} trials)", width)
@@ -120,7 +122,9 @@ def _part(head: str, word: str, text: str, width: int, style: str = "") -> Itera
         yield from _wrapped(lead, text, width)
         return
     lines = list(_wrapped(lead, f"{word}: {text}" if text else word, width))
-    first = lines[0].replace(plain(word), f"[{style}]{plain(word)}[/]" if style else f"[bold]{plain(word)}[/]", 1)
+    # What was changed of a study may take more than the line.
+    shown = plain(word) if plain(word) in lines[0] else word.partition(" ")[0]
+    first = lines[0].replace(shown, f"[{style or 'bold'}]{shown}[/]", 1)
     yield from [first, *lines[1:]]
 
 

@@ -44,6 +44,7 @@ def _cell(value: Any) -> str:
 def _listing(what: str) -> list[dict[str, Any]]:
     from pliant import catalog
     from pliant.lab import datasets, executors, models, papers
+    from pliant.lab.claims import size_of
     from pliant.lab.datasets import inventory
     from pliant.lab.models import detection
     from pliant.lab.network import measure
@@ -67,8 +68,7 @@ def _listing(what: str) -> list[dict[str, Any]]:
         whole = papers.study(name)
         sizes = {}
         for tier in papers.tiers(name):
-            s = papers.study(name, tier)
-            sizes[tier] = len(s.activations) * s.protocol.folds * s.protocol.repeats * max(1, len(s.train.lr_grid))
+            sizes[tier] = size_of(papers.study(name, tier))
         return {"name": name, "kind": "study", "what": whole.title, "trials by tier": sizes, "studies": []}
 
     def group_row(group: papers.Group) -> dict[str, Any]:

@@ -81,11 +81,11 @@ def known_tier(tier: str | None) -> None:
 
 
 def chosen_baseline(study: Study, given: str | None) -> str | None:
-    from pliant import catalog
+    from pliant.lab.study import spelled
 
     if given is None or given in study.activations:
         return given
-    name = str(catalog.parse(given))
+    name = spelled(given)
     if name not in study.activations:
         raise unknown("baseline in this study", name, study.activations)
     return name

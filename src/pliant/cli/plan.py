@@ -65,7 +65,7 @@ def _left(result: Result) -> int:
 
 def _by_activation(result: Result) -> dict[str, dict[str, int]]:
     found = collections.Counter((r["activation"], r["outcome"]) for r in result.trial_rows)
-    return {a: {o: found[a, o] for o in result.counts} for a in result.study.activations}
+    return {a: {o: found[a, o] for o in result.counts} for a in result.study.trained}
 
 
 def _document(result: Result) -> dict[str, Any]:
@@ -94,7 +94,7 @@ def _show(result: Result, console: Console) -> None:
     p, rates = chosen.protocol, len(chosen.train.lr_grid)
     console.print(f"[bold]{plain(chosen.heading)}[/]  {plain(chosen.question)}")
     console.print(
-        f"{len(chosen.activations)} activations x {p.folds} folds x {p.repeats} repeats"
+        f"{len(chosen.trained)} activations x {p.folds} folds x {p.repeats} repeats"
         f"{f' x {rates} learning rates' if rates else ''} = {len(result.trials)} trials; "
         f"each fits {n_train} examples, chooses its epoch on {n_validation} and is tested on {n_test}."
     )

@@ -9,7 +9,8 @@ record. The word of the verdict (:mod:`pliant.lab.verdict`) decides, in the dire
   claim puts it above. Where the claim is "as good as", being equal supports it.
 * UNDECIDED: neither is shown.
 
-What was settled at a reduced tier says so, and never stands for the claim at the paper's size. Many claims are about several
+What was settled at a reduced tier, or by a study that was changed, says so, and never stands for the claim at the paper's
+size. Many claims are about several
 networks or data sets: each has its own test and its own word, and the words are not added up.
 """
 
@@ -31,7 +32,7 @@ from pliant.lab.metrics import HIGHER_IS_BETTER, METRICS
 from pliant.lab.papers import Claim, ClaimTest
 from pliant.lab.result import Result
 from pliant.lab.store import Store
-from pliant.lab.study import Study
+from pliant.lab.study import CHOSEN, Study
 from pliant.lab.verdict import Comparison, Verdict, VerdictError, judge
 
 __all__ = ["DECIDED", "Answer", "Finding", "Known", "Settled", "cost", "decide", "settle", "size_of", "tally"]
@@ -64,19 +65,25 @@ class Known:
         self._found: dict[tuple[str, Tier], Evidence | None] = {}
 
     def at(self, name: str, tier: Tier) -> Evidence | None:
-        """The evidence of a study at one tier; None where there is no result, or no such tier."""
+        """The evidence of a study at one tier as it is defined; None where there is no result, or no such tier."""
         if (name, tier) not in self._found:
             has = name in papers.studies() and tier in papers.tiers(name)
             self._found[name, tier] = self._look(papers.study(name, tier)) if has else None
         return self._found[name, tier]
 
     def best(self, name: str, tier: Tier | None = None) -> Evidence | None:
-        """The evidence nearest to the paper's own size, or that of one tier."""
-        return next((found for t in ([tier] if tier else TIERS) if (found := self.at(name, t)) is not None), None)
+        """The evidence nearest to the paper's own size, or that of one tier; of a changed study where there is no other."""
+        tiers = [tier] if tier else TIERS
+        return next((found for t in tiers if (found := self.at(name, t) or self.changed(name, t)) is not None), None)
+
+    def changed(self, name: str, tier: Tier) -> Evidence | None:
+        """The record of a study that was run with changes to a tier, the one with most results of several; None without."""
+        found = (r.evidence for r in self._records.values() if r.evidence.name == name and r.evidence.tier == tier)
+        return max((e for e in found if e.changes), key=lambda e: e.scored, default=None)
 
     def _look(self, study: Study) -> Evidence | None:
         kept = self._records.get(study.directory)
-        recorded = kept.evidence if kept is not None and not kept.about["changes"] else None
+        recorded = kept.evidence if kept is not None and not kept.evidence.changes else None
         stored = self._stored(study)
         if stored is None or recorded is None:
             return stored or recorded
@@ -117,11 +124,13 @@ class Finding:
     directory: str
     unfinished: int
     remarks: tuple[str, ...] = ()
+    changes: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:
-        """The word with its tier, without which it is never shown."""
-        return self.word if self.tier == "full" else f"{self.word} at the {self.tier} tier only"
+        """The word with its tier and what was changed of it, without which it is never shown."""
+        label = self.word if self.tier == "full" else f"{self.word} at the {self.tier} tier only"
+        return f"{label} (changed: {', '.join(self.changes)})" if self.changes else label
 
 
 @dataclass(frozen=True)
@@ -133,7 +142,7 @@ class Answer:
             settles it; "not run".
         findings: what the rows say, one for each of the claim's tests that has rows, in their order. tests: how many it has.
         command, trials: what would run its first study (or the first that is missing) at full size, and how many trials.
-        rows: studies with results that speak about the claim, as (name, tier, origin).
+        rows: studies with results that speak about the claim, as (name, size, origin); see :attr:`Evidence.size`.
     """
 
     claim: Claim
@@ -142,7 +151,7 @@ class Answer:
     tests: int = 0
     command: str = ""
     trials: int = 0
-    rows: tuple[tuple[str, Tier, str], ...] = ()
+    rows: tuple[tuple[str, str, str], ...] = ()
 
 
 def settle(claim: Claim, known: Known, tier: Tier | None = None) -> Answer:
@@ -152,12 +161,12 @@ def settle(claim: Claim, known: Known, tier: Tier | None = None) -> Answer:
         tier: look at results of this tier alone; default: of the largest there is, study by study.
     """
     seen = {name: found for name in claim.studies if (found := known.best(name, tier)) is not None}
-    rows = tuple((name, found.tier, found.origin) for name, found in seen.items())
+    rows = tuple((name, found.size, found.origin) for name, found in seen.items())
     if claim.tests:
         tested = [(test, known.best(test.study, tier)) for test in claim.tests]
         findings = tuple(decide(test, found) for test, found in tested if found is not None)
         wanting = [
-            test.study for test, found in tested if found is None or found.tier != "full" or found.scored < len(found.rows)
+            test.study for test, found in tested if found is None or found.size != "full" or found.scored < len(found.rows)
         ]
         command, trials = cost(wanting[0], tier) if wanting else ("", 0)
         return Answer(claim, "decided" if findings else "not run", findings, len(tested), command, trials, rows)
@@ -180,12 +189,12 @@ def cost(name: str, tier: Tier | None = None) -> tuple[str, int]:
 def size_of(study: Study) -> int:
     """How many trials a study has; unlike its plan this needs no data."""
     p = study.protocol
-    return len(study.activations) * p.folds * p.repeats * max(1, len(study.train.lr_grid))
+    return len(study.trained) * p.folds * p.repeats * max(1, len(study.train.lr_grid))
 
 
 def decide(test: ClaimTest, evidence: Evidence, alpha: float = 0.05) -> Finding:
     """What the rows of a study say about a claim."""
-    contender = str(catalog.parse(test.contender))
+    contender = test.contender
     family = _verdict(test, evidence, contender, alpha)
     found = [] if family is None else _in_the_claims_direction(family, test, contender)
     unfinished = len(evidence.rows) - evidence.scored
@@ -193,7 +202,8 @@ def decide(test: ClaimTest, evidence: Evidence, alpha: float = 0.05) -> Finding:
     def finding(word: Settled, verdict: str, sentence: str, c: _Seen | None = None) -> Finding:
         n, d, low, high, rival = (c.n, c.difference, c.low, c.high, c.rival) if c else (0, math.nan, -math.inf, math.inf, "")
         where = (evidence.tier, evidence.origin, evidence.directory)
-        return Finding(test.study, word, verdict, sentence, n, d, low, high, rival, *where, unfinished, evidence.remarks)
+        told = (evidence.remarks, evidence.changes)
+        return Finding(test.study, word, verdict, sentence, n, d, low, high, rival, *where, unfinished, *told)
 
     if contender not in evidence.activations or not found:
         rivals = test.against if isinstance(test.against, str) else " or ".join(test.against)
@@ -233,16 +243,11 @@ class _Seen:
 
 def _verdict(test: ClaimTest, evidence: Evidence, contender: str, alpha: float) -> Verdict | None:
     """The contender as the baseline of a verdict on its rivals; None where one is not among the rows."""
-    own = catalog.parse(contender).entry.name
     rivals = [
         a
         for a in evidence.activations
         if a != contender
-        and (
-            a in test.against
-            if isinstance(test.against, tuple)
-            else test.against == "all" or catalog.parse(a).entry.name != own
-        )
+        and (a in test.against if isinstance(test.against, tuple) else test.against == "all" or _another(a, contender))
     ]
     if contender not in evidence.activations or not rivals:
         return None
@@ -255,6 +260,14 @@ def _verdict(test: ClaimTest, evidence: Evidence, contender: str, alpha: float) 
             # A record without its predictions has only the comparisons that were made when it was.
             return _turned(known, contender, rivals, metric)
     return _of_a_column(test, evidence, contender, rivals, alpha)
+
+
+def _another(activation: str, contender: str) -> bool:
+    """Whether it is another function, and not another setting, or a choice among settings that stand there themselves."""
+    one, other = activation.removeprefix(CHOSEN), contender.removeprefix(CHOSEN)
+    if activation != one or contender != other:
+        return activation == one
+    return catalog.parse(activation).entry.name != catalog.parse(contender).entry.name
 
 
 def _of_a_column(test: ClaimTest, evidence: Evidence, contender: str, rivals: Sequence[str], alpha: float) -> Verdict | None:

@@ -13,7 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["areas", "crossing", "gap_at", "matched_level", "times_to"]
+__all__ = ["LATE", "areas", "crossing", "gap_at", "late_spread", "matched_level", "times_to"]
+
+LATE = 15
+"""The epochs at the end of a training over which its restlessness is measured."""
 
 Curves = Mapping[str, Any]
 
@@ -35,6 +38,14 @@ def areas(curves: Curves) -> dict[str, float]:
     loss = _values(curves, "train_loss")
     heights = (loss[1:] + loss[:-1]) / 2
     return {f"loss_area_{name}": float((heights * np.diff(axis)).sum()) for name, axis in _axes(curves).items()}
+
+
+def late_spread(curves: Curves) -> dict[str, float | None]:
+    """The standard deviation of the validation loss over the last 15 epochs, in units of the loss; None where a training had
+    fewer, or a loss was not finite."""
+    late = _values(curves, "validation_loss")[-LATE:]
+    found = float(np.std(late, ddof=1)) if len(late) == LATE else math.nan
+    return {"validation_loss_late_sd": found if math.isfinite(found) else None}
 
 
 def times_to(curves: Curves, threshold: float) -> dict[str, float | None]:

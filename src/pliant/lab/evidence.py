@@ -41,6 +41,7 @@ class Evidence:
         activations, labels, baseline, metric, margin, design: of the study.
         examples: how a row's score varies with its test examples, where the test part is fixed; None elsewhere, or unknown.
         kept: the verdict as it was computed when a record was made.
+        changes: what was changed of the study's definition, as on the command line.
         remarks: what must be said wherever the numbers are.
     """
 
@@ -60,6 +61,7 @@ class Evidence:
     kept: Verdict | None = None
     remarks: tuple[str, ...] = ()
     path: Path | None = None
+    changes: tuple[str, ...] = ()
 
     @staticmethod
     def of(result: Result) -> Evidence:
@@ -80,7 +82,13 @@ class Evidence:
             design=study.protocol.design,
             examples=result.sampled if study.protocol.design == "official" else None,
             remarks=(*result.remarks, *_changes(study.overrides)),
+            changes=study.overrides,
         )
+
+    @property
+    def size(self) -> str:
+        """The tier, and what was changed of it: "lite", or "lite, changed: train.epochs=4"."""
+        return f"{self.tier}, changed: {', '.join(self.changes)}" if self.changes else self.tier
 
     @functools.cached_property
     def own(self) -> Verdict:

@@ -7,7 +7,7 @@ A record is a folder, ``<study>[.<tier>]/``:
                     other file, so that a changed row is told
 ``study.json``      the study as it was resolved
 ``rows.csv``        one row for each activation, repeat and fold: every number a verdict or table is made of
-``trials.csv``      every trial, where each activation was tuned over several learning rates
+``trials.csv``      every trial, where learning rates or activations were chosen among some that have no row of their own
 ``summary.json``    the verdict: estimates and comparisons of each metric
 ``predictions.npz`` on a fixed test part: the class each trial gave each example, from which the verdict follows again
 ``figures/``        figures of the report as SVG; those of courses and counts, which no row holds, also as CSV
@@ -123,7 +123,7 @@ def write(result: Result, into: Path, *, command: str) -> Path:
 def _contents(result: Result, command: str) -> tuple[dict[str, bytes], list[str]]:
     rows, left_out = [_kept(row) for row in result.rows], []
     contents = {"rows.csv": _csv(rows)}
-    if result.study.train.lr_grid:
+    if result.study.train.lr_grid or set(result.study.trained) - set(result.study.activations):
         contents["trials.csv"] = _csv([_kept(row) for row in result.trial_rows])
     values = result.study.model_dump(mode="json")
     values["dataset"]["options"].pop("path", None)
@@ -193,6 +193,9 @@ def _predictions(result: Result, rows: Iterable[Mapping[str, Any]]) -> tuple[byt
         return None, "predictions: examples have several labels, so a class an example does not say what a verdict needs"
     keys, classes, index, target, count = [], [], None, None, max(2, len(result.classes))
     for row in rows:
+        if row["key"] in keys:
+            # An entrant that is chosen among others is one of their trials.
+            continue
         saved = result.store.trial(row["key"]).read(PREDICTIONS) if row["outcome"] in ("done", "diverged") else None
         if saved is None:
             continue
@@ -301,6 +304,7 @@ def read(path: Path) -> Record:
         kept=verdict,
         remarks=tuple(about["remarks"]),
         path=path,
+        changes=tuple(about["changes"]),
     )
     return Record(path, about, study, evidence)
 
@@ -413,10 +417,9 @@ def index(root: Path) -> str:
         words = [c.word for c in verdict.comparisons]
         told = ", ".join(f"{words.count(w)} {w.lower()}" for w in dict.fromkeys(words))
         diverged = f" ({outcomes['diverged']} diverged)" if outcomes["diverged"] else ""
-        tier = f"{evidence.tier}, changed" if record.about["changes"] else evidence.tier
         lines.append(
-            f"| [{name}]({name}) | {tier} | {done} of {sum(outcomes.values())}{diverged} | {verdict.baseline_label} on "
-            f"{verdict.metric} | {told} | `{record.about['command']}` |"
+            f"| [{name}]({name}) | {evidence.size} | {done} of {sum(outcomes.values())}{diverged} | "
+            f"{verdict.baseline_label} on {verdict.metric} | {told} | `{record.about['command']}` |"
         )
     return "\n".join(lines) + "\n"
 

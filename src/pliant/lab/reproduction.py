@@ -162,18 +162,22 @@ class _Desk:
                 self.skipped.get(name)
                 or f"no result yet; pliant run {name} --tier {self.tier} ({counted(task.trials, 'trial')})"
             )
+            if (changed := self.known.changed(name, self.tier)) is not None:
+                why += (
+                    f". Recorded at {changed.size} ({changed.directory}, {counted(changed.scored, 'row')}): {_words(changed)}"
+                )
             return Member(name, task.study.title or name, task.trials, 0, "", why=why)
-        given = [c.word for c in found.own.comparisons]
-        words = listed([f"{given.count(w)} {w.lower()}" for w in dict.fromkeys(given)])
-        against = (
-            f"against {found.labels.get(found.baseline, found.baseline)} on {found.metric.replace('_', ' ')}: {words}"
-            if words
-            else ""
-        )
         # The tier is said once, at the top of the page.
         remarks = tuple(r for r in found.remarks if not r.startswith(f"Tier {self.tier}:"))
         return Member(
-            name, found.title, len(found.rows), found.scored, found.origin, self.link(found), words=against, remarks=remarks
+            name,
+            found.title,
+            len(found.rows),
+            found.scored,
+            found.origin,
+            self.link(found),
+            words=_words(found),
+            remarks=remarks,
         )
 
     def link(self, found: Evidence) -> str:
@@ -271,16 +275,28 @@ class _Desk:
         for finding in answer.findings:
             rest = f" {counted(finding.unfinished, 'row')} of the study without a result." if finding.unfinished else ""
             told = f"{finding.sentence} ({finding.verdict or 'no verdict'}; {finding.directory}).{rest}"
-            found = self.known.at(finding.study, finding.tier)
+            found = self.known.at(finding.study, finding.tier) if not finding.changes else None
             fates.append(Fate(finding.word, finding.label, told, self.link(found) if found is not None else ""))
         state = {"settled": "settled by algebra or a test", "open": "open", "not run": "not run"}.get(answer.state, "")
         text = {"settled": f"{claim.settled_by}. {claim.experiment}", "decided": ""}.get(
             answer.state, claim.not_yet or claim.experiment
         )
         if 0 < len(fates) < answer.tests:
-            text = f"{answer.tests - len(fates)} of its {answer.tests} studies have no result here."
-        command = f"{answer.command} ({counted(answer.trials, 'trial')})" if answer.state == "not run" else ""
+            text = f"{answer.tests - len(fates)} of its {answer.tests} comparisons have no result here."
+        command = (
+            f"{answer.command} ({counted(answer.trials, 'trial')})"
+            if answer.command and len(fates) < max(1, answer.tests)
+            else ""
+        )
         return ClaimRow(claim.number, claim.title, claim.evidence_status, claim.evidence, tuple(fates), state, text, command)
+
+
+def _words(found: Evidence) -> str:
+    given = [c.word for c in found.own.comparisons]
+    if not given:
+        return ""
+    words = listed([f"{given.count(w)} {w.lower()}" for w in dict.fromkeys(given)])
+    return f"against {found.labels.get(found.baseline, found.baseline)} on {found.metric.replace('_', ' ')}: {words}"
 
 
 def _released(dataset: str) -> list[Curve]:

@@ -125,6 +125,7 @@ class Result:
                 self._provenance.append((str(result["row"].get("device")), result.get("provenance", {})))
                 if "curves" in result:
                     row |= curves.areas(result["curves"])
+                    row |= curves.late_spread(result["curves"])
                     for threshold in self.study.thresholds:
                         row |= curves.times_to(result["curves"], threshold)
                     if "train_accuracy" in result["curves"]:
@@ -147,14 +148,14 @@ class Result:
         With ``train.lr_grid`` that is the trial with the lowest validation loss (of detectors the highest validation AP) among
         those of the grid, the test part having no say; ``lr`` is its rate, ``lr_tried`` how many were, ``seconds_tried`` what
         they took together. It is missing until all of them have a result, because a search that is not finished is a smaller
-        budget. One that diverged is chosen only where all did.
+        budget. One that diverged is chosen only where all did; of equals the first. An entrant that is chosen among candidates
+        (:attr:`Study.select`) is the best of theirs by the same rule; ``chosen`` is the candidate.
         """
-        if not self.study.train.lr_grid:
-            return self.trial_rows
-        cells: dict[tuple[int, int, str], list[dict[str, Any]]] = {}
-        for row in self.trial_rows:
-            cells.setdefault((row["repeat"], row["fold"], row["activation"]), []).append(row)
-        return _filled([_chosen(rows) for rows in cells.values()])
+        return chosen_rows(self.trial_rows, self.study) if self._chooses else self.trial_rows
+
+    @property
+    def _chooses(self) -> bool:
+        return bool(self.study.train.lr_grid or self.study.families)
 
     @property
     def _data(self) -> Data | Detection:
@@ -175,6 +176,7 @@ class Result:
         told = [f"Tier {self.study.tier}: {papers.TIERS[self.study.tier]}."] if self.study.tier and self.study.reduced else []
         told += [f"Released quirks on: {'; '.join(f'{q} ({QUIRKS[q]})' for q in quirks)}."] if quirks else []
         told += [f"Arithmetic changed for speed: {', '.join(speed)}."] if speed else []
+        told += choices_told(self.rows, self.study) if self.study.families else []
         if "test_as_validation" in quirks:
             told.append("The test part chose the epoch, so the test scores are no estimate for new data.")
         return (*told, *([f"Data: {note.rstrip('.')}."] if note else []))
@@ -384,7 +386,10 @@ class Result:
         }
 
     def _shape(self, activation: str, histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Shape | None:
-        """The curve of an activation; None where it has no curve, because its output depends on more than one input."""
+        """The curve of an activation; None where it has no curve, because its output depends on more than one input, or where
+        it is not one function."""
+        if activation in self.study.families:
+            return None
         try:
             return self._curve(activation, histories)
         except (RuntimeError, IndexError, ValueError, TypeError):
@@ -415,16 +420,64 @@ def _filled(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [{name: row.get(name) for name in columns} for row in rows]
 
 
+def chosen_rows(trials: Sequence[dict[str, Any]], study: Study) -> list[dict[str, Any]]:
+    """The rows of a study whose learning rates, or entrants, are chosen on validation; see :attr:`Result.rows`.
+
+    Args:
+        trials: a row for each trial, as :attr:`Result.trial_rows`.
+    """
+    cells: dict[tuple[int, int], dict[str, list[dict[str, Any]]]] = {}
+    for row in trials:
+        cells.setdefault((row["repeat"], row["fold"]), {}).setdefault(row["activation"], []).append(row)
+    families, labels, rows = study.families, study.labels, []
+    for tried in cells.values():
+        for activation in study.activations:
+            if activation not in families:
+                rows.append(_chosen(tried[activation]) if study.train.lr_grid else tried[activation][0])
+                continue
+            best = _chosen([row for candidate in families[activation] for row in tried[candidate]])
+            chosen = best["activation"] if best["outcome"] in ("done", "diverged") else None
+            rows.append({**best, "activation": activation, "label": labels[activation], "chosen": chosen})
+    return _filled(rows)
+
+
+def choices_told(rows: Sequence[Mapping[str, Any]], study: Study) -> list[str]:
+    """Of each entrant that is chosen among candidates, how often it was which."""
+    told = []
+    for activation, candidates in study.families.items():
+        found = [row["chosen"] for row in rows if row["activation"] == activation and row.get("chosen")]
+        times = {study.labels[c]: found.count(c) for c in candidates}
+        counts = ", ".join(f"{name} {n}" for name, n in times.items() if n) or "none yet"
+        told.append(
+            f"{study.labels[activation]}: in each repeat and fold that of {len(candidates)} candidates "
+            f"({', '.join(times)}) whose validation loss is lowest; chosen were, of {len(found)}: {counts}."
+        )
+    return told
+
+
 def _chosen(tried: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Of the trials of one learning rate each, the row that counts."""
+    """Of the trials of one learning rate, or one candidate, each, the row that counts."""
     own = ("study", "activation", "label", "repeat", "fold", "seed", "partition", "quirks", "speed")
     for outcome in ("failed", "missing"):
         lacking = [row for row in tried if row["outcome"] == outcome]
         if lacking:
             return {k: v for k, v in lacking[0].items() if k in (*own, "key", "outcome", "error")}
     usable = [row for row in tried if row["outcome"] == "done"] or list(tried)
-    best = min(usable, key=lambda row: -(row["validation_ap"] or 0.0) if "validation_ap" in row else row["validation_loss"])
-    return {**best, "lr_tried": len(tried), "seconds_tried": sum(row["seconds"] for row in tried)}
+    best = min(usable, key=_on_validation)
+    rates = {row["lr"] for row in tried if "lr" in row}
+    return {
+        **best,
+        **({"lr_tried": len(rates)} if len(rates) > 1 else {}),
+        "seconds_tried": sum(row["seconds"] for row in tried),
+    }
+
+
+def _on_validation(row: Mapping[str, Any]) -> float:
+    """What a choice among trials goes by, the lower the better; a trial that diverged may have none."""
+    if "validation_ap" in row:
+        return -float(row["validation_ap"] or 0.0)
+    loss = row.get("validation_loss")
+    return math.inf if loss is None or math.isnan(loss) else float(loss)
 
 
 class _Histories(Mapping[str, Sequence[Mapping[str, Any]]]):

@@ -94,7 +94,7 @@ def run(
     else:
         network, activations = build(trials[0], data, study.custom)
         size = lanes(trials[0], data, network, activations, len(trials)) if stack is None else stack
-    for spec in trials[: len(study.activations)]:
+    for spec in trials[: len(study.trained)]:
         activation_factory(spec, study.custom)()
     results = Store(Path(store))
     results.write_json(results.study(study.directory) / "study.json", study.model_dump(mode="json"))
@@ -112,7 +112,7 @@ def run(
             # A stack is one program of one process.
             size = 1
         # Cut by the plan, and not by what waits: resumed, a trial has the neighbours that it had.
-        cuts = [[spec for spec in cut if spec in missing] for cut in _cut(trials, size, len(study.activations))]
+        cuts = [[spec for spec in cut if spec in missing] for cut in _cut(trials, size, len(study.trained))]
         jobs = [desk.job(specs) for specs in cuts if specs]
         with results.driving(study.directory) if jobs else contextlib.nullcontext():
             while jobs:

@@ -32,7 +32,20 @@ from pliant.lab.models import detection
 from pliant.lab.network import construct, module_identity, source_identity
 from pliant.lab.recipe import Frozen, Normalise, Optimizer, Protocol, Train, canonical, check_quirks
 
-__all__ = ["Component", "Custom", "Optimizer", "Protocol", "Study", "StudyError", "Train", "TrialSpec", "canonical", "plan"]
+__all__ = [
+    "CHOSEN",
+    "Component",
+    "Custom",
+    "Optimizer",
+    "Protocol",
+    "Study",
+    "StudyError",
+    "Train",
+    "TrialSpec",
+    "canonical",
+    "plan",
+    "spelled",
+]
 
 TRAINING_VERSION = 2
 """Bumped by hand when the training loop changes in a way that alters numbers; part of a trial's identity."""
@@ -44,6 +57,10 @@ MAX_TRIALS = 1_000_000
 
 class StudyError(PliantError, ValueError):
     """A study that cannot be planned as it is written."""
+
+
+CHOSEN = "best:"
+"""What the name of an entrant that is chosen among candidates starts with, see :attr:`Study.select`."""
 
 
 class _Options(dict[str, Any]):
@@ -79,7 +96,7 @@ def _leave_out(values: dict[str, Any], model: type[BaseModel], paths: Iterable[s
         part, fields = values, model.model_fields
         for parent in parents:
             part, fields = part[parent], fields[parent].annotation.model_fields  # type: ignore[union-attr]
-        if part[name] == fields[name].default:
+        if part[name] == fields[name].get_default(call_default_factory=True):
             del part[name]
 
 
@@ -169,6 +186,9 @@ class Study(Frozen):
             :class:`~pliant.lab.datasets.Detection`. The data say whether the study is one of classification or of detection.
         model: a name, a :class:`Component`, or a function as above. For detection the name of a detector.
         activations: specs such as ``"srelu[beta=0.1]"``, catalogue classes, or your own module classes.
+        select: families of activations by name, each a list of candidates. Among ``activations`` ``"best:<name>"`` is then one
+            entrant: for each repeat and fold that candidate whose validation loss is lowest (of detectors: whose validation AP
+            is highest), and of it alone the test scores count. The candidates are trained like any other activation.
         baseline: the spec of the activation that all others are compared with; default the first one.
         metric: what the verdict is about; default accuracy, for detection ``ap``. margin: differences up to this size count as
             practically equal.
@@ -192,6 +212,7 @@ class Study(Frozen):
     dataset: Component
     model: Component
     activations: tuple[str, ...] = Field(min_length=1)
+    select: Annotated[dict[str, tuple[str, ...]], pydantic.AfterValidator(_Options)] = Field(default_factory=_Options)
     baseline: str = ""
     metric: Metric = "accuracy"
     margin: float = Field(0.01, ge=0, lt=1)
@@ -227,8 +248,10 @@ class Study(Frozen):
             return name
         values = self.model_dump(mode="json", exclude={"overrides", "title", "question", "tier"})
         values["activations"] = sorted(self.activations)
+        # What nothing is chosen from changes nothing.
+        values["select"] = self.families
         # Studies that were begun before are found again.
-        _leave_out(values, Study, [path for path in _LATER if path.startswith("train.")])
+        _leave_out(values, Study, ["select", *(path for path in _LATER if path.startswith("train."))])
         return f"{name}.{hashlib.sha256(canonical(values).encode()).hexdigest()[:8]}"
 
     @property
@@ -243,8 +266,22 @@ class Study(Frozen):
 
     @property
     def labels(self) -> dict[str, str]:
-        """What to show for each activation."""
-        return {a: a.rpartition(":")[2] if a in self.custom.activations else catalog.parse(a).label for a in self.activations}
+        """What to show for each activation, candidates included."""
+        own = (*self.custom.activations, *self.families)
+        names = dict.fromkeys([*self.activations, *self.trained])
+        return {a: a.partition(":")[2] if a in own else catalog.parse(a).label for a in names}
+
+    @property
+    def families(self) -> dict[str, tuple[str, ...]]:
+        """The entrants that are chosen among candidates, and these."""
+        return {a: self.select[a.removeprefix(CHOSEN)] for a in self.activations if a.startswith(CHOSEN)}
+
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """The activations that have trials: those that are compared themselves, then the candidates that are not."""
+        families = self.families
+        candidates = itertools.chain.from_iterable(families.values())
+        return tuple(dict.fromkeys([*(a for a in self.activations if a not in families), *candidates]))
 
     def override(self, changes: Sequence[str]) -> Study:
         """The study with ``changes`` of the form ``train.epochs=20`` made; values are TOML, or plain text, and nothing at
@@ -282,7 +319,7 @@ class Study(Frozen):
             return self
         own = {_activation_name(a): a for a in self.custom.activations.values()}
         named = [a if isinstance(a, str) else _activation_name(a) for a in activations]
-        wanted = [a if a in own else str(catalog.parse(a)) for a in named]
+        wanted = [a if a in own else spelled(a) for a in named]
         names = dict.fromkeys([*([] if self.baseline in wanted else [self.baseline]), *wanted])
         return self._again(
             {**self.model_dump(), "activations": tuple(names), "overrides": (*self.overrides, *(f"-a {a}" for a in wanted))}
@@ -393,19 +430,48 @@ def _resolve(given: dict[str, Any]) -> tuple[dict[str, Any], Custom]:
                     )
                 acts[name] = item
         else:
-            # A name with ":" is a user's own class in a study that is read back; it resolves only next to that class.
-            name = item if ":" in item else str(catalog.parse(item))
+            name = spelled(item)
         names.append(name)
     given["activations"] = tuple(dict.fromkeys(names))
+    given["select"] = _families(given.get("select") or {}, names)
     baseline = given.get("baseline") or (names[0] if names else "")
     baseline = _activation_name(baseline) if not isinstance(baseline, str) else baseline
-    given["baseline"] = baseline if ":" in baseline or not baseline else str(catalog.parse(baseline))
+    given["baseline"] = spelled(baseline) if baseline else ""
     if names and given["baseline"] not in names:
         raise StudyError(
             f"The baseline {given['baseline']!r} is not among the study's activations ({', '.join(names)}); add it to them or "
             "choose one of them."
         )
     return given, Custom(model=model, data=data, activations=acts)
+
+
+def spelled(activation: str) -> str:
+    """The spec of an activation in the one spelling that studies have.
+
+    A name with ":" is no spec and stays: a user's own class in a study that is read back, which resolves only next to that
+    class, or an entrant that is chosen among candidates.
+
+    Raises:
+        UnknownNameError, DomainError: as :func:`pliant.catalog.parse`.
+    """
+    return activation if ":" in activation else str(catalog.parse(activation))
+
+
+def _families(select: Any, activations: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    if not isinstance(select, Mapping) or not all(
+        isinstance(c, list | tuple) and c and all(isinstance(a, str) and ":" not in a for a in c) for c in select.values()
+    ):
+        raise StudyError(
+            f"The study's select is {select!r}; expected names with lists of activations to choose among, such as "
+            "{'SReLU': ['srelu[beta=0.1]', 'srelu[beta=1]']}."
+        )
+    for name in (a.removeprefix(CHOSEN) for a in activations if a.startswith(CHOSEN)):
+        if name not in select:
+            raise StudyError(
+                f"The activation {CHOSEN + name!r} is to be chosen among candidates, but select has no {name!r}; it has "
+                f"{', '.join(map(repr, select)) or 'nothing'}. Give select = {{{name!r} = ['...', '...']}}."
+            )
+    return {str(name): tuple(dict.fromkeys(map(spelled, candidates))) for name, candidates in select.items()}
 
 
 def _activation_name(item: Any) -> str:
@@ -543,7 +609,7 @@ def plan(study: Study) -> tuple[TrialSpec, ...]:
     """
     custom, named = study.custom, study.dataset
     versions = {"training": TRAINING_VERSION}
-    of_activation = {a: catalog.parse(a).entry.version for a in study.activations if ":" not in a}
+    of_activation = {a: catalog.parse(a).entry.version for a in study.trained if ":" not in a}
     if custom.data is not None:
         fingerprint = custom.data.fingerprint()
     elif study.dataset.name == "arrays":
@@ -563,17 +629,17 @@ def plan(study: Study) -> tuple[TrialSpec, ...]:
     _check_quirks(study)
     p = study.protocol
     rates = len(study.train.lr_grid) or 1
-    if p.repeats * p.folds * len(study.activations) * rates > MAX_TRIALS:
+    if p.repeats * p.folds * len(study.trained) * rates > MAX_TRIALS:
         grid = f" and {rates} learning rates" if study.train.lr_grid else ""
         raise StudyError(
-            f"The study {study.name!r} has {len(study.activations)} activations, {p.folds} folds, {p.repeats} repeats{grid}, "
+            f"The study {study.name!r} has {len(study.trained)} activations, {p.folds} folds, {p.repeats} repeats{grid}, "
             f"which are more than {MAX_TRIALS:,} trials. Lower protocol.repeats or protocol.folds, or make several studies."
         )
     share = 0.2 if p.design == "holdout" and p.test is None else p.test
     recipes = [study.train.resolved(lr) for lr in study.train.lr_grid] or [study.train.resolved()]
     identities = {name: [source_identity(factory), _identity_of(factory, name)] for name, factory in custom.activations.items()}
     trials = []
-    for repeat, fold, recipe, activation in itertools.product(range(p.repeats), range(p.folds), recipes, study.activations):
+    for repeat, fold, recipe, activation in itertools.product(range(p.repeats), range(p.folds), recipes, study.trained):
         own = dict(sources)
         if activation in custom.activations:
             own["activation"], own["activation_module"] = identities[activation]
@@ -697,7 +763,7 @@ def _with_dropout(component: Component, function: Callable[..., Any]) -> Compone
 
 def _check_quirks(study: Study) -> None:
     """A quirk that cannot change anything here is a misunderstanding, and would still be printed above the results."""
-    entries = [catalog.parse(a) for a in study.activations if ":" not in a]
+    entries = [catalog.parse(a) for a in study.trained if ":" not in a]
     if "released_tie_rule" in study.quirks and not any(_plain_arelu(e) for e in entries):
         raise StudyError(
             "The quirk released_tie_rule starts AReLU from (1, 1, 0, 0), but the study has no plain 'arelu'. Add it, or leave "

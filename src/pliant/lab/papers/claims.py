@@ -6,9 +6,9 @@ import functools
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pliant import catalog
 from pliant.errors import unknown
 from pliant.lab.papers.files import FILES, sections
+from pliant.lab.study import spelled
 
 __all__ = ["EVIDENCE", "Claim", "ClaimTest", "claims"]
 
@@ -82,8 +82,8 @@ def _test(values: dict[str, Any]) -> ClaimTest:
     # In the one spelling that studies have.
     against = values["against"]
     if against not in ("best", "all"):
-        against = tuple(str(catalog.parse(a)) for a in ([against] if isinstance(against, str) else against))
-    return ClaimTest(**{**values, "contender": str(catalog.parse(values["contender"])), "against": against})
+        against = tuple(spelled(a) for a in ([against] if isinstance(against, str) else against))
+    return ClaimTest(**{**values, "contender": spelled(values["contender"]), "against": against})
 
 
 def claims(paper: str | None = None) -> list[Claim]:
