@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import math
@@ -20,7 +21,8 @@ from pliant.lab import Study, detect, run
 from pliant.lab.average_precision import match, unpack
 from pliant.lab.datasets import Detection
 from pliant.lab.datasets.arrays import DataError
-from pliant.lab.report import build, write_tables
+from pliant.lab.report import build, wording, write_tables
+from pliant.lab.result import Result
 from pliant.lab.store import DETECTIONS, Store
 from pliant.lab.study import StudyError, plan
 
@@ -105,12 +107,24 @@ def test_compared_detectors_start_from_the_same_weights_and_see_the_same_boxes(d
     assert detect.anchors_of(relu, data) == detect.anchors_of(arelu, data)
 
 
+def test_a_test_part_without_some_classes_is_said_to_be_one(finished: Any, data: Detection, tmp_path: Path) -> None:
+    assert finished.remarks == ()
+    more = dataclasses.replace(data, classes=(*data.classes, "cross"), categories=(1, 2, 3))
+    told = Result(study(more), Store(tmp_path)).remarks
+    assert told == (
+        "The 4 test images have objects of 2 of 3 classes; average precision is the mean over these, another quantity than "
+        "over all.",
+    )
+
+
 def test_the_verdict_resamples_images_and_seeds(finished: Any) -> None:
     verdict = finished.verdict()
     assert verdict.metric == "ap"
     assert verdict.units == 4
     assert {c.activation for c in verdict.comparisons} == {"arelu"}
     assert set(verdict.estimates) == {"ap", "ap50", "ap75"}
+    assert wording.headline(verdict).startswith("AReLU compared with ReLU on test AP (COCO): ")
+    assert wording.sentence(verdict.comparisons[0], verdict).startswith("Test AP (COCO) is ")
 
 
 def test_the_report_shows_boxes_classes_losses_and_the_plan(finished: Any, tmp_path: Path) -> None:
@@ -125,6 +139,8 @@ def test_the_report_shows_boxes_classes_losses_and_the_plan(finished: Any, tmp_p
     assert "What was swapped for AReLU" in page
     assert "Loss: " in page
     assert "Validation AP50 (COCO)" in page
+    # In the order of the network, not of the alphabet.
+    assert page.index('"backbone.early.2.act"') < page.index('"backbone.early.10.act"')
     assert 'id="confusion"' not in page
     assert len(page) < 3_000_000
     assert "AP (COCO)" in (tmp_path / "table.tex").read_text()
