@@ -17,7 +17,7 @@ from official import pycocotools_scores, voc_kit_scores
 from photographs import painted
 
 from pliant import AReLU
-from pliant.lab import Study, detect, run
+from pliant.lab import Study, detect, records, run
 from pliant.lab.average_precision import match, unpack
 from pliant.lab.datasets import Detection
 from pliant.lab.datasets.arrays import DataError
@@ -144,6 +144,14 @@ def test_the_report_shows_boxes_classes_losses_and_the_plan(finished: Any, tmp_p
     assert 'id="confusion"' not in page
     assert len(page) < 3_000_000
     assert "AP (COCO)" in (tmp_path / "table.tex").read_text()
+
+
+def test_a_record_keeps_rows_and_verdict_and_says_that_boxes_are_left_out(finished: Any, tmp_path: Path) -> None:
+    kept = records.read(records.write(finished, tmp_path, command="pliant run tiny"))
+    assert kept.about["left_out"] == ["predictions: boxes in images; the verdict is kept as it was computed from them"]
+    assert [row["test_ap50"] for row in kept.evidence.rows] == [row["test_ap50"] for row in finished.rows]
+    mine, theirs = kept.verdict.comparisons[0], finished.verdict().comparisons[0]
+    assert (mine.metric, mine.difference, mine.word) == (theirs.metric, theirs.difference, theirs.word)
 
 
 class _KilledError(Exception):
