@@ -27,20 +27,23 @@ SMALL: dict[str, Any] = {"backbone": "resnet18", "size": 160, "max_size": 160, "
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("folder", DATA)
 @pytest.mark.parametrize(
-    ("name", "options", "epochs", "rate", "falls"),
+    ("name", "options", "folder", "epochs", "batch", "rate", "falls"),
     [
-        ("faster_rcnn", {**SMALL, "box_features": 128, "proposals": 100}, 40, 1e-3, 5),
-        ("fcos", {**SMALL, "head_convs": 2}, 40, 1e-3, 2),
-        ("yolov2", {"width": 0.25, "size": 160, "prior_images": 0}, 80, 2e-3, 20),
+        ("faster_rcnn", {**SMALL, "box_features": 128, "proposals": 100}, "VOCdevkit", 40, 3, 1e-3, 5),
+        ("faster_rcnn", {**SMALL, "box_features": 128, "proposals": 100}, "coco", 60, 6, 1e-3, 5),
+        ("fcos", {**SMALL, "head_convs": 2}, "VOCdevkit", 40, 3, 1e-3, 2),
+        ("fcos", {**SMALL, "head_convs": 2}, "coco", 40, 3, 1e-3, 2),
+        ("yolov2", {"width": 0.25, "size": 160, "prior_images": 0}, "VOCdevkit", 50, 3, 2e-3, 20),
+        ("yolov2", {"width": 0.25, "size": 160, "prior_images": 0}, "coco", 80, 3, 2e-3, 20),
     ],
 )
 def test_it_learns_by_heart(
-    folder: str,
     name: str,
     options: dict[str, Any],
+    folder: str,
     epochs: int,
+    batch: int,
     rate: float,
     falls: float,
     tmp_path: Path,
@@ -55,7 +58,7 @@ def test_it_learns_by_heart(
         activations=["relu", "arelu", "prelu", "swish"],
         metric="ap50",
         protocol={"design": "official", "validation": 0.15, "repeats": 1, **PROTOCOL[folder]},
-        train={"epochs": epochs, "batch_size": 3, "optimizer": {"name": "adam", "lr": rate}, "schedule": "cosine"},
+        train={"epochs": epochs, "batch_size": batch, "optimizer": {"name": "adam", "lr": rate}, "schedule": "cosine"},
     )
     # Nobody goes on with these; a checkpoint has hundreds of megabytes.
     result = run(asked, store=tmp_path / "store", checkpoint_every=math.inf)
