@@ -1,25 +1,38 @@
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import json
+import math
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from official import pycocotools_scores, voc_kit_scores
 from photographs import painted
 
 from pliant import AReLU
-from pliant.lab import Study, detect, run
+from pliant.lab import Study, detect, records, run
 from pliant.lab.average_precision import match, unpack
 from pliant.lab.datasets import Detection
 from pliant.lab.datasets.arrays import DataError
-from pliant.lab.report import build, write_tables
+from pliant.lab.report import build, wording, write_tables
+from pliant.lab.result import Result
 from pliant.lab.store import DETECTIONS, Store
 from pliant.lab.study import StudyError, plan
 
 TINY = {"name": "yolov2", "options": {"size": 64, "width": 0.1, "prior_images": 0}}
+EACH: dict[str, dict[str, Any]] = {
+    "faster_rcnn": {"backbone": "resnet18", "size": 64, "box_features": 16, "proposals": 50, "pyramid_channels": 64},
+    "fcos": {"backbone": "resnet18", "size": 64, "head_convs": 1, "pyramid_channels": 64},
+    # The input size of a step and the end of the prior depend on how much was seen before.
+    "yolov2": {"size": 64, "width": 0.1, "prior_images": 9, "scales": (32, 96), "every": 1},
+}
 
 
 @pytest.fixture(scope="module")
@@ -94,12 +107,24 @@ def test_compared_detectors_start_from_the_same_weights_and_see_the_same_boxes(d
     assert detect.anchors_of(relu, data) == detect.anchors_of(arelu, data)
 
 
+def test_a_test_part_without_some_classes_is_said_to_be_one(finished: Any, data: Detection, tmp_path: Path) -> None:
+    assert finished.remarks == ()
+    more = dataclasses.replace(data, classes=(*data.classes, "cross"), categories=(1, 2, 3))
+    told = Result(study(more), Store(tmp_path)).remarks
+    assert told == (
+        "The 4 test images have objects of 2 of 3 classes; average precision is the mean over these, another quantity than "
+        "over all.",
+    )
+
+
 def test_the_verdict_resamples_images_and_seeds(finished: Any) -> None:
     verdict = finished.verdict()
     assert verdict.metric == "ap"
     assert verdict.units == 4
     assert {c.activation for c in verdict.comparisons} == {"arelu"}
     assert set(verdict.estimates) == {"ap", "ap50", "ap75"}
+    assert wording.headline(verdict).startswith("AReLU compared with ReLU on test AP (COCO): ")
+    assert wording.sentence(verdict.comparisons[0], verdict).startswith("Test AP (COCO) is ")
 
 
 def test_the_report_shows_boxes_classes_losses_and_the_plan(finished: Any, tmp_path: Path) -> None:
@@ -114,36 +139,96 @@ def test_the_report_shows_boxes_classes_losses_and_the_plan(finished: Any, tmp_p
     assert "What was swapped for AReLU" in page
     assert "Loss: " in page
     assert "Validation AP50 (COCO)" in page
+    # In the order of the network, not of the alphabet.
+    assert page.index('"backbone.early.2.act"') < page.index('"backbone.early.10.act"')
     assert 'id="confusion"' not in page
     assert len(page) < 3_000_000
     assert "AP (COCO)" in (tmp_path / "table.tex").read_text()
+
+
+def test_a_record_keeps_rows_and_verdict_and_says_that_boxes_are_left_out(finished: Any, tmp_path: Path) -> None:
+    kept = records.read(records.write(finished, tmp_path, command="pliant run tiny"))
+    assert kept.about["left_out"] == ["predictions: boxes in images; the verdict is kept as it was computed from them"]
+    assert [row["test_ap50"] for row in kept.evidence.rows] == [row["test_ap50"] for row in finished.rows]
+    mine, theirs = kept.verdict.comparisons[0], finished.verdict().comparisons[0]
+    assert (mine.metric, mine.difference, mine.word) == (theirs.metric, theirs.difference, theirs.word)
 
 
 class _KilledError(Exception):
     pass
 
 
-def test_a_killed_trial_goes_on_with_the_same_numbers(data: Detection, tmp_path: Path) -> None:
-    chosen = study(data, activations=[AReLU, "dsrelu"], repeats=1, epochs=3)
-    whole = run(chosen, store=tmp_path / "whole")
+def numbers(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if "seconds" not in name}
+
+
+@pytest.mark.parametrize("name", EACH)
+def test_a_killed_trial_goes_on_with_the_same_numbers_on_data_with_everything_official_sets_hold(
+    name: str, tmp_path: Path
+) -> None:
+    """Images without objects, crowds, difficult objects, boxes without area and beyond the image, grey and CMYK."""
+    rough = painted(tmp_path / "images", rough=True)
+    chosen = study(rough, model={"name": name, "options": EACH[name]}, activations=[AReLU, "dsrelu"], repeats=1, epochs=3)
     spec = plan(chosen)[1]
-    trial = Store(tmp_path / "killed").trial(spec.key)
+    whole, killed = (Store(tmp_path / place).trial(spec.key) for place in ("whole", "killed"))
+    detect.train(spec, rough, chosen.custom, whole)
 
     def kill(row: Mapping[str, float]) -> None:
         if row["epoch"] == 2:
             raise _KilledError
 
     with pytest.raises(_KilledError):
-        detect.train(spec, data, chosen.custom, trial, kill, checkpoint_every=0)
-    assert trial.outcome() == "missing"
-    detect.train(spec, data, chosen.custom, trial)
-    first, second = whole.store.trial(spec.key), trial
-    assert second.result()["provenance"]["resumed_from_epoch"] == 1
-    assert first.read(DETECTIONS) == second.read(DETECTIONS)
-    timed = {"seconds", "seconds_per_epoch"}
-    mine, theirs = ({k: v for k, v in t.result()["row"].items() if k not in timed} for t in (first, second))
-    assert mine == theirs
-    assert [{**e, "seconds": 0} for e in first.history()] == [{**e, "seconds": 0} for e in second.history()]
+        detect.train(spec, rough, chosen.custom, killed, kill, checkpoint_every=0)
+    assert killed.outcome() == "missing"
+    torch.rand(7)
+    detect.train(spec, rough, chosen.custom, killed)
+    assert whole.outcome() == "done"
+    assert killed.result()["provenance"]["resumed_from_epoch"] == 1
+    assert whole.read(DETECTIONS) == killed.read(DETECTIONS)
+    assert numbers(whole.result()["row"]) == numbers(killed.result()["row"])
+    assert [{**e, "seconds": 0} for e in whole.history()] == [{**e, "seconds": 0} for e in killed.history()]
+
+
+def test_worker_processes_give_the_same_rows(data: Detection, tmp_path: Path) -> None:
+    chosen = study(data, repeats=1)
+    before = torch.get_num_threads()
+    try:
+        # As many as each of two workers takes; their number shows in the last bits.
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // 2))
+        serial = run(chosen, store=tmp_path / "serial", on="serial")
+    finally:
+        torch.set_num_threads(before)
+    local = run(chosen, store=tmp_path / "local", on="local:2")
+    assert local.counts["done"] == 2
+    assert [numbers(row) for row in local.rows] == [numbers(row) for row in serial.rows]
+    for row in serial.rows:
+        one, other = (result.store.trial(row["key"]).read(DETECTIONS) for result in (serial, local))
+        assert one == other
+
+
+def test_what_a_trial_stored_scores_as_the_official_tools_say(tmp_path: Path) -> None:
+    rough = painted(tmp_path / "images", images=60, rough=True)
+    optimizer = {"name": "adam", "lr": 3e-3}
+    recipe = {"epochs": 40, "batch_size": 6, "optimizer": optimizer, "schedule": "cosine", "augment": {"flip": True}}
+    result = run(study(rough, activations=["arelu"], repeats=1, train=recipe), store=tmp_path / "store")
+    row = result.rows[0]
+    _, found, truth = unpack(result.store.trial(row["key"]).read(DETECTIONS))
+    renamed = {"crowd": "iscrowd", "areas": "area"}
+    detections, annotated = (
+        [
+            {renamed.get(k, k): v[low:high] for k, v in vars(kept).items() if k != "offsets"}
+            for low, high in itertools.pairwise(kept.offsets)
+        ]
+        for kept in (found, truth)
+    )
+    assert 0.1 < row["test_ap50"] < 0.99, "a case that says something"
+    assert truth.crowd.any()
+    expected, _ = pycocotools_scores(detections, annotated, 2)
+    # In a row what is undefined, as of large objects where there are none, is None.
+    ours = {name: math.nan if (value := row[f"test_{name}"]) is None else value for name in expected}
+    assert ours == pytest.approx(expected, abs=1e-6, nan_ok=True)
+    kit = np.array([voc_kit_scores(detections, annotated, c) for c in (0, 1)]).mean(axis=0)
+    assert (row["test_ap50_voc"], row["test_ap50_voc07"]) == pytest.approx(tuple(kit), abs=1e-9)
 
 
 def test_a_detector_that_diverges_is_a_result_that_found_nothing(data: Detection, tmp_path: Path) -> None:

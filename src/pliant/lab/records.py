@@ -191,6 +191,8 @@ def _predictions(result: Result, rows: Iterable[Mapping[str, Any]]) -> tuple[byt
     """The class that each scored trial gave each example of the one test part, and why not."""
     if result.task == "multilabel":
         return None, "predictions: examples have several labels, so a class an example does not say what a verdict needs"
+    if result.task == "detection":
+        return None, "predictions: boxes in images; the verdict is kept as it was computed from them"
     keys, classes, index, target, count = [], [], None, None, max(2, len(result.classes))
     for row in rows:
         if row["key"] in keys:

@@ -179,7 +179,24 @@ class Result:
         told += choices_told(self.rows, self.study) if self.study.families else []
         if "test_as_validation" in quirks:
             told.append("The test part chose the epoch, so the test scores are no estimate for new data.")
+        told += [lacking] if (lacking := self._classes_not_tested) else []
         return (*told, *([f"Data: {note.rstrip('.')}."] if note else []))
+
+    @functools.cached_property
+    def _classes_not_tested(self) -> str:
+        """That a fixed test part of photographs has no object of some classes, as a sample of VOC has not; else nothing."""
+        data = self._data
+        if not isinstance(data, Detection) or self.study.protocol.design != "official":
+            return ""
+        test = split(self.trials[0], data).test
+        owner = np.repeat(np.arange(len(data)), np.diff(data.offsets))
+        seen = len(np.unique(data.labels[np.isin(owner, test)]))
+        if seen == len(data.classes):
+            return ""
+        return (
+            f"The {len(test)} test images have objects of {seen} of {len(data.classes)} classes; average precision is the mean "
+            "over these, another quantity than over all."
+        )
 
     @property
     def task(self) -> str:

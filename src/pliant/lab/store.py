@@ -415,8 +415,11 @@ class TrialDirectory:
             _remove(self.path / FAILURE)
 
     def append_history(self, row: Mapping[str, Any]) -> None:
-        """Append one epoch's row; a torn last line is cut off first. Durable after the next write() or finish()."""
-        line = json.dumps(_storable(row), sort_keys=True, separators=(",", ":"), allow_nan=False).encode() + b"\n"
+        """Append one epoch's row; a torn last line is cut off first. Durable after the next write() or finish().
+
+        Its names stay in their order, which for coefficients is that of the sites in the network.
+        """
+        line = json.dumps(_storable(row), separators=(",", ":"), allow_nan=False).encode() + b"\n"
         path = self.path / HISTORY
         with _translated(path):
             self._refuse_finished()

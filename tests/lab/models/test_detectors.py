@@ -11,17 +11,16 @@ from pathlib import Path
 from typing import Any
 from urllib.error import URLError
 
-import numpy as np
 import pytest
 import torch
 import torchvision
 from real import folder as real_folder
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torchvision.ops import box_iou
 
 from pliant import AReLU, PReLU
 from pliant.errors import DomainError, PliantError, UnknownNameError
+from pliant.lab.average_precision import Detections, Truth, match
 from pliant.lab.datasets import VOCDetection
 from pliant.lab.models.detection import ALL, VERSIONS, Detector, WeightsError, cluster, faster_rcnn, fcos, find, yolov2
 from pliant.lab.models.detection.weights import load_backbone
@@ -477,24 +476,5 @@ def test_it_learns_four_photographs_by_heart(
         totals.append(total.item())
     # FCOS's loss of centres is a cross-entropy with shares, which stays near 0.6.
     assert totals[-1] < totals[0] / falls
-    assert average_precision(found(network, images), targets) > 0.9
-
-
-def average_precision(results: list[dict[str, Tensor]], truth: list[dict[str, Tensor]]) -> float:
-    """AP50, all points, averaged over the classes that are there."""
-    values = []
-    for label in torch.cat([t["labels"] for t in truth]).unique():
-        hits: list[tuple[float, bool]] = []
-        for result, true in zip(results, truth, strict=True):
-            overlap = box_iou(result["boxes"][result["labels"] == label], true["boxes"][true["labels"] == label])
-            taken: set[int] = set()
-            for row, score in zip(overlap, result["scores"][result["labels"] == label], strict=True):
-                best = int(row.argmax()) if len(row) else -1
-                hits.append((float(score), best >= 0 and float(row[best]) >= 0.5 and best not in taken))
-                if hits[-1][1]:
-                    taken.add(best)
-        right = torch.tensor([hit for _, hit in sorted(hits, key=lambda h: -h[0])]).double()
-        precision = right.cumsum(0) / torch.arange(1, len(right) + 1)
-        best_later = precision.flip(0).cummax(0).values.flip(0)
-        values.append(float((best_later * right).sum() / sum(int((t["labels"] == label).sum()) for t in truth)))
-    return float(np.mean(values))
+    detected = Detections.of([{k: v.numpy() for k, v in one.items()} for one in found(network, images)])
+    assert match(detected, Truth.of([truth for _, truth in examples]), 20).score_of("ap50") > 0.9

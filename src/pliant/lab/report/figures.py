@@ -272,8 +272,9 @@ def forest(data: ReportData, names: Mapping[str, str]) -> Figure | Absent:
 
     ns = sorted({int(n) for n in main.numbers("n")})
     n_text = str(ns[0]) if len(ns) == 1 else f"{ns[0]} to {ns[-1]}"
+    name = f"{verdict.split} {wording.in_sentence(shown.title)}"
     caption = (
-        f"Mean paired difference in {verdict.split} {_lower(shown.title)} to {verdict.baseline_label} (marker) and its "
+        f"Mean paired difference in {name} to {verdict.baseline_label} (marker) and its "
         f"{level(verdict.alpha)} interval, corrected for overlapping training sets; n = {n_text} pairs of trials per "
         f"activation. Fine ticks are the single pairs. The shaded band is the region of practical equivalence, "
         f"{wording.margin(verdict)}. {'Right' if higher else 'Left'} of zero is better."
@@ -312,10 +313,6 @@ _UNIT = aggregate.table({"one": ""}, [(1,)])
 
 def level(alpha: float) -> str:
     return f"{100 * (1 - alpha):g} %"
-
-
-def _lower(title: str) -> str:
-    return title if title in ("F1", "AUC") else title[0].lower() + title[1:]
 
 
 def folds(data: ReportData, names: Mapping[str, str]) -> Figure | Absent:
@@ -383,7 +380,7 @@ def folds(data: ReportData, names: Mapping[str, str]) -> Figure | Absent:
         ).properties(
             width=left,
             height=height if not side else 260,
-            title=f"{verdict.split.capitalize()} {_lower(shown.title)}{unit}: each fold's pair joined",
+            title=f"{verdict.split.capitalize()} {wording.in_sentence(shown.title)}{unit}: each fold's pair joined",
         )
         order = list(dict.fromkeys(str(v) for v in table.values("pair")))
         pair = alt.Y(
@@ -413,9 +410,10 @@ def folds(data: ReportData, names: Mapping[str, str]) -> Figure | Absent:
 
     drawn = max(sum(v == label for v in table.values("label")) for label in options)
     caption = (
-        f"{verdict.split.capitalize()} {_lower(shown.title)} of {verdict.baseline_label} and of the chosen activation "
-        f"in the same folds, n = {drawn} pairs: joined (left), and as differences with the region of practical equivalence "
-        f"{wording.margin(verdict)} shaded (right). Both trials of a pair share split, initial weights and batch order."
+        f"{verdict.split.capitalize()} {wording.in_sentence(shown.title)} of {verdict.baseline_label} and of the chosen "
+        f"activation in the same folds, n = {drawn} pairs: joined (left), and as differences with the region of practical "
+        f"equivalence {wording.margin(verdict)} shaded (right). Both trials of a pair share split, initial weights and batch "
+        "order."
     )
     if drawn < most:
         caption += f" The first repeats only; all {most} pairs are in the verdict."
@@ -587,7 +585,8 @@ def curves(data: ReportData, names: Mapping[str, str], traces: aggregate.Traces)
         "curves",
         "Learning curves",
         caption,
-        f"{len(panels)} line charts over epochs, one line per activation: {', '.join(_lower(title) for _, title in panels)}.",
+        f"{len(panels)} line charts over epochs, one line per activation: "
+        f"{', '.join(wording.in_sentence(title) for _, title in panels)}.",
         draw,
         {"curves": table},
     )

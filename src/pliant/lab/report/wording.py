@@ -58,6 +58,11 @@ def metric(name: str) -> Metric:
     return Metric(name, name.replace("_", " ").capitalize(), 1.0, "", "", 4)
 
 
+def in_sentence(title: str) -> str:
+    """A title within a sentence: its first letter small, unless it begins with an abbreviation such as F1 or AP50."""
+    return title[0].lower() + title[1:] if title[1:2].islower() else title
+
+
 def finite(value: object) -> float | None:
     """The number as a float, or None for anything that is not a finite number (null, nan, text, a flag)."""
     if isinstance(value, bool) or value is None:
@@ -130,7 +135,7 @@ def headline(verdict: Verdict) -> str:
     phrases = {"BETTER": "better", "WORSE": "worse", "EQUIVALENT": "equivalent", "CANNOT TELL": "not settled"}
     counts = {word: sum(c.word == word for c in verdict.comparisons) for word in WORDS}
     parts = [f"{n} {'is' if n == 1 else 'are'} {phrases[word]}" for word, n in counts.items() if n]
-    name = shown.title if shown.name in ("f1", "auc") else shown.title.lower()
+    name = in_sentence(shown.title)
     if total == 1:
         word = phrases.get(verdict.comparisons[0].word, "")
         return f"{verdict.comparisons[0].label} compared with {verdict.baseline_label} on {verdict.split} {name}: {word}."
@@ -140,7 +145,7 @@ def headline(verdict: Verdict) -> str:
 def sentence(comparison: Comparison, verdict: Verdict) -> str:
     """One comparison in one sentence, with interval and n, without the activation's name and the chip's word."""
     shown = metric(comparison.metric)
-    name = shown.title if shown.name in ("f1", "auc") else shown.title.lower()
+    name = in_sentence(shown.title)
     what = f"{verdict.split.capitalize()} {name}"
     base = verdict.baseline_label
     size = finite(comparison.difference)
