@@ -483,7 +483,7 @@ def test_studies_are_listed_with_tiers_and_groups(pliant) -> None:
     code, out, _ = pliant("list", "studies", "--json")
     rows = {(row["kind"], row["name"]): row for row in json.loads(out)}
     assert code == 0
-    assert rows["study", "srelu-wdbc"]["trials by tier"] == {"smoke": 16, "lite": 240, "full": 460}
+    assert rows["study", "srelu-wdbc"]["trials by tier"] == {"smoke": 24, "lite": 240, "full": 460}
     assert rows["table or figure", "srelu-fig3"]["studies"] == ["srelu-wdbc"]
     assert "aaf-table7-fcos" in rows["table or figure", "aaf-table7"]["studies"]
     assert len(rows) == len(STUDIES) + len(papers.groups())
@@ -493,7 +493,7 @@ def test_a_tier_and_a_table_on_the_command_line(pliant) -> None:
     code, out, _ = pliant("plan", "srelu-wdbc", "--tier", "smoke")
     assert code == 0
     assert "SReLU on WDBC (smoke tier, reduced)" in out
-    assert "8 activations x 2 folds x 1 repeats = 16 trials" in out
+    assert "12 activations x 2 folds x 1 repeats = 24 trials" in out
     code, out, _ = pliant("plan", "srelu-fig3", "--tier", "lite", "--json")
     assert (json.loads(out)["study"], json.loads(out)["trials"]) == ("srelu-wdbc.lite", 240)
     for arguments, words in (
