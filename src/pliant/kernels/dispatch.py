@@ -166,7 +166,7 @@ class _Fused(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, kernel: Kernel, x: Tensor, *values: Value) -> Tensor:
         _remember(ctx, kernel, x, values)
-        result: Tensor = (cpu if x.is_cpu else gpu).forward(kernel.name, x, values)  # type: ignore[arg-type]
+        result: Tensor = (cpu if x.is_cpu else gpu).forward(kernel.name, x, values)
         return result
 
     @staticmethod
@@ -176,7 +176,8 @@ class _Fused(torch.autograd.Function):
         if _wants_readable(grad):
             return _readable_backward(kernel.readable, grad, x, values, needs)
         backend: Any = cpu if x.is_cpu else gpu
-        return _shared_out(*backend.backward(kernel.name, grad, x, values, needs[1:]), values, needs)
+        gx, gradients = backend.backward(kernel.name, grad, x, values, needs[1:])
+        return _shared_out(gx, gradients, values, needs)
 
 
 class _FusedInPlace(torch.autograd.Function):
@@ -197,7 +198,8 @@ class _FusedInPlace(torch.autograd.Function):
             assert kernel.inverse is not None
             return _readable_backward(kernel.readable, grad, kernel.inverse(y, *values), values, needs)
         backend: Any = cpu if y.is_cpu else gpu
-        return _shared_out(*backend.backward_from_output(kernel.name, grad, y, values, needs[1:]), values, needs)
+        gx, gradients = backend.backward_from_output(kernel.name, grad, y, values, needs[1:])
+        return _shared_out(gx, gradients, values, needs)
 
 
 def _remember(ctx: Any, kernel: Kernel, x: Tensor, values: tuple[Value, ...]) -> None:
@@ -278,7 +280,7 @@ def run(kernel: Kernel, x: Tensor, values: tuple[Value, ...], mode: bool | None)
         if _differentiates() and (x.requires_grad or _learns(values)):
             result = _Fused.apply(kernel, x, *values)
         else:
-            result = (cpu if x.is_cpu else gpu).forward(name, x, values)  # type: ignore[arg-type]
+            result = (cpu if x.is_cpu else gpu).forward(name, x, values)
         return result
     if mode:
         raise KernelError(
