@@ -75,6 +75,8 @@ class Activation(nn.Module):
 
     _switches: ClassVar[tuple[str, ...]] = ()
     """Which of the keywords fused and inplace the function takes."""
+    _direct: ClassVar[Callable[..., Tensor] | None] = None
+    """The function without the reading of its arguments, which would cost a small tensor several per cent."""
 
     progress: Tensor
     """int64, shape (3,): steps taken, steps planned, steps per epoch. Present if a coefficient is scheduled."""
@@ -91,6 +93,10 @@ class Activation(nn.Module):
             # A class attribute of the same name would keep nn.Module from registering the parameter.
             delattr(cls, c.name)
         cls._switches = _require_fit(cls, [c.name for c in declared])
+        direct = getattr(cls.function, "direct", None)
+        # functools.wraps copies the attribute to whatever wraps the function.
+        if direct is not None and direct.public is cls.function:
+            cls._direct = staticmethod(direct)
         cls.coefficients = tuple(declared)
         parameters = [
             inspect.Parameter(c.name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=_shortest(c.default)) for c in declared
@@ -134,12 +140,11 @@ class Activation(nn.Module):
     # --- computing --------------------------------------------------------------------------------------------------
 
     def forward(self, x: Tensor) -> Tensor:
-        values = self.values()
-        if self.inplace:
-            return type(self).function(x, *values, channel_dim=self.channel_dim, fused=self.fused, inplace=True)
-        if self.fused is None:
-            return type(self).function(x, *values, channel_dim=self.channel_dim)
-        return type(self).function(x, *values, channel_dim=self.channel_dim, fused=self.fused)
+        direct, values = self._direct, self.values()
+        if direct is None:
+            switches = {name: getattr(self, name) for name in self._switches}
+            return type(self).function(x, *values, channel_dim=self.channel_dim, **switches)
+        return direct(x, tuple(values), self.channel_dim, self.fused, self.inplace)
 
     def values(self, progress: float | None = None) -> list[float | Tensor]:
         """The coefficients in the order of the function: floats, or tensors of shape (1,) or (C,).

@@ -80,7 +80,9 @@ class Domain:
             return raw
         # In half precision the softplus and the sum would round the value twice more.
         wide = raw.float() if raw.dtype in (torch.float16, torch.bfloat16) else raw
-        return self.low + nn.functional.softplus(wide)
+        positive = nn.functional.softplus(wide)
+        # A sum with 0 would cost a small layer as much as its kernel, forward and backward.
+        return self.low + positive if self.low else positive
 
     def unconstrain(self, value: float) -> float:
         """The inverse of :meth:`constrain` for one number strictly inside the domain."""

@@ -97,6 +97,30 @@ def _public(formula: Formula, *, kernel: str | None, inverse: Formula | None, al
         aligned = [_align(n, v, x, dtype, channel_dim) for n, v in zip(names, values, strict=True)]
         return compute(x.to(dtype), *aligned).to(x.dtype)
 
+    # A kernel takes one value a coefficient, for which the dimension of the channels says nothing.
+    known = dispatch.Kernel(
+        kernel,
+        functools.partial(readable, formula, 1),
+        functools.partial(readable, inverse, 1) if inverse else None,
+        always,
+    )
+
+    def direct(x: Tensor, values: tuple[float | Tensor, ...], channel_dim: int, fused: bool | None, inplace: bool) -> Tensor:
+        if not isinstance(x, Tensor) or not x.is_floating_point():
+            given = f"a {x.dtype} tensor" if isinstance(x, Tensor) else repr(type(x))
+            raise TypeError(f"{formula.__name__} was given {given}, but it needs a floating-point tensor; use x.float().")
+        if torch.compiler.is_compiling():
+            # An exporter wants the operations themselves; a compiler fuses best what keeps no mask.
+            plain = torch.compiler.is_exporting() or dispatch.wanted(fused) is False or dispatch.inside_transform()
+            result = readable(formula if plain else shown, channel_dim, x, *values)
+            return x.copy_(result) if inplace else result
+        if inplace:
+            if inverse is None:
+                raise DomainError(f"{formula.__name__} was given inplace=True, but it has no in-place form; leave it out.")
+            return dispatch.run_(known, functools.partial(readable, formula, channel_dim), x, values, fused)
+        fast = dispatch.run(known, x, values, fused)
+        return readable(formula, channel_dim, x, *values) if fast is None else fast
+
     @functools.wraps(formula)
     def function(
         x: Tensor,
@@ -106,28 +130,15 @@ def _public(formula: Formula, *, kernel: str | None, inverse: Formula | None, al
         inplace: bool = False,
         **named: float | Tensor,
     ) -> Tensor:
-        if not isinstance(x, Tensor) or not x.is_floating_point():
-            given = f"a {x.dtype} tensor" if isinstance(x, Tensor) else repr(type(x))
-            raise TypeError(f"{formula.__name__} was given {given}, but it needs a floating-point tensor; use x.float().")
         if named or len(values) != len(names):
             bound = signature.bind(x, *values, **named)
             values = tuple(bound.arguments.get(n, d) for n, d in zip(names, defaults, strict=True))
-        if torch.compiler.is_compiling():
-            # An exporter wants the operations themselves; a compiler fuses best what keeps no mask.
-            plain = torch.compiler.is_exporting() or dispatch.wanted(fused) is False or dispatch.inside_transform()
-            result = readable(formula if plain else shown, channel_dim, x, *values)
-            return x.copy_(result) if inplace else result
-        slow = functools.partial(readable, formula, channel_dim)
-        if inplace:
-            if inverse is None:
-                raise DomainError(f"{formula.__name__} was given inplace=True, but it has no in-place form; leave it out.")
-            back = functools.partial(readable, inverse, channel_dim)
-            return dispatch.run_(kernel, slow, back, x, values, fused, always)
-        fast = dispatch.run(kernel, slow, x, values, fused)
-        return slow(x, *values) if fast is None else fast
+        return direct(x, values, channel_dim, fused, inplace)
 
     extra = [("channel_dim", 1, "int"), ("fused", None, "bool | None"), *([("inplace", False, "bool")] if inverse else [])]
     public: Any = function
+    public.direct = direct
+    public.direct.public = function
     public.__signature__ = signature.replace(
         parameters=[
             *signature.parameters.values(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
 import os
 import subprocess
@@ -168,7 +169,7 @@ def test_what_cannot_be_had_is_an_error_that_says_why(case: str) -> None:
 
 
 def test_missing_kernels_are_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cpu, "unavailable", lambda: "none were built")
+    monkeypatch.setattr(cpu, "_unavailable", "none were built")
     monkeypatch.setattr(dispatch, "_warned", set())
     x = torch.randn(5)
     with kernels.fused(None):
@@ -192,6 +193,20 @@ def test_the_environment_sets_the_switch(value: str, said: str) -> None:
         check=False,
     )
     assert said in run.stdout + run.stderr
+
+
+def test_a_function_around_a_function_is_not_passed_over() -> None:
+    @functools.wraps(functional.dsrelu)
+    def louder(x: Tensor, slope: float | Tensor, **kwargs: Any) -> Tensor:
+        return 2 * functional.dsrelu(x, slope, **kwargs)
+
+    class Louder(pliant.Activation):
+        function = staticmethod(louder)
+        slope = pliant.Coefficient(pliant.Fixed(3.0))
+
+    x = torch.tensor([-1.0, 1.0])
+    assert torch.equal(Louder()(x), torch.tensor([-2.0, 6.0]))
+    assert torch.equal(Louder(fused=False)(x), torch.tensor([-2.0, 6.0]))
 
 
 # --- the same numbers, whoever looks on -----------------------------------------------------------------------------------

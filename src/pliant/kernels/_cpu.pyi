@@ -2,16 +2,19 @@
 
 from typing import TypeAlias
 
+from torch import Tensor
+
+_Coefficients: TypeAlias = tuple[float | Tensor, ...]  # numbers and tensors of one element
 _Layout: TypeAlias = tuple[tuple[int, ...], ...]
 
 def forward(
-    function: int, dtype: int, threads: int, coefficients: tuple[float, ...], out: int, x: int, elements: int | _Layout, /
+    function: int, dtype: int, threads: int, coefficients: _Coefficients, out: int, x: int, elements: int | _Layout, /
 ) -> None: ...
 def backward(
     function: int,
     dtype: int,
     threads: int,
-    coefficients: tuple[float, ...],
+    coefficients: _Coefficients,
     grad_x: int,
     sums: int,
     grad: int,

@@ -72,7 +72,7 @@ def refusal(name: str, x: Tensor, values: Sequence[float | Tensor]) -> str | Non
     if x.is_neg():
         return "the input is a view whose sign is still to be turned; use x.resolve_neg()"
     for value in values:
-        if isinstance(value, Tensor):
+        if type(value) is not float and isinstance(value, Tensor):
             if value.numel() != 1:
                 return f"a coefficient has shape {tuple(value.shape)}, one per channel, and the CPU kernels take one per layer"
             if not value.is_cpu:
@@ -87,7 +87,7 @@ def forward(name: str, x: Tensor, values: tuple[float | Tensor, ...]) -> Tensor:
         _FUNCTIONS[name][0],
         _DTYPES[x.dtype],
         torch.get_num_threads(),
-        _numbers(values),
+        values,
         out.data_ptr(),
         x.data_ptr(),
         x.numel() if x.is_contiguous() else (x.shape, out.stride(), x.stride()),
@@ -112,7 +112,7 @@ def forward_(name: str, x: Tensor, values: tuple[float | Tensor, ...]) -> Tensor
         _FUNCTIONS[name][0],
         _DTYPES[x.dtype],
         torch.get_num_threads(),
-        _numbers(values),
+        values,
         address,
         address,
         x.numel() if dense else (x.shape, x.stride(), x.stride()),
@@ -145,10 +145,6 @@ def backward_from_output(
     return _backward(_FROM_OUTPUT[name], grad, y, values, wanted)
 
 
-def _numbers(values: tuple[float | Tensor, ...]) -> tuple[float, ...]:
-    return tuple([v.item() if isinstance(v, Tensor) else v for v in values])
-
-
 def _backward(
     function: tuple[int, int], grad: Tensor, x: Tensor, values: tuple[float | Tensor, ...], wanted: tuple[bool, ...]
 ) -> tuple[Tensor | None, Tensor | None]:
@@ -171,7 +167,7 @@ def _backward(
         function[0],
         _DTYPES[dtype],
         torch.get_num_threads(),
-        _numbers(values),
+        values,
         0 if grad_x is None else grad_x.data_ptr(),
         0 if sums is None else sums.data_ptr(),
         grad.data_ptr(),

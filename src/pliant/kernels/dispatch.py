@@ -6,7 +6,6 @@ import contextlib
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from types import ModuleType
 from typing import Any, Final
 
 import torch
@@ -17,7 +16,7 @@ from torch.nn import Parameter
 from pliant.errors import DomainError, KernelError, KernelWarning
 from pliant.kernels import cpu, gpu
 
-__all__ = ["Call", "fused", "inside_transform", "obstacle", "run", "run_", "set_fused", "status", "wanted"]
+__all__ = ["Kernel", "fused", "inside_transform", "obstacle", "run", "run_", "set_fused", "status", "wanted"]
 
 Readable = Callable[..., Tensor]
 """``f(x, *coefficients)`` in plain torch operations: the specification, differentiable any number of times."""
@@ -88,27 +87,26 @@ def inside_transform() -> bool:
 inside_transform._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
+_PLAIN = frozenset({float, int, Tensor, Parameter})
+# On a small tensor a call costs as much as the arithmetic, so what every call asks is looked up once.
+_level = torch._C._functorch.maybe_current_level
+_modes = torch._C._len_torch_dispatch_stack
+_trace = torch._C._get_tracing_state
+_batched = torch._C._functorch.is_legacy_batchedtensor
+_differentiates = torch.is_grad_enabled
+
+
 def _transformed() -> bool:
     """Whether somebody other than eager autograd looks on, to whom a kernel over raw memory would be invisible or wrong."""
-    return (
-        inside_transform()
-        or forward_ad._current_level >= 0
-        or torch._C._len_torch_dispatch_stack() > 0
-        or torch._C._get_tracing_state() is not None
-    )
+    return _level() is not None or forward_ad._current_level >= 0 or _modes() > 0 or _trace() is not None
 
 
 def _wants_readable(grad: Tensor) -> bool:
     """Whether a backward pass is itself to be differentiated or transformed, or its gradient stands for many."""
-    return (
-        torch.is_grad_enabled()
-        or _transformed()
-        or type(grad) is not Tensor
-        or torch._C._functorch.is_legacy_batchedtensor(grad)
-    )
+    return _differentiates() or _transformed() or type(grad) is not Tensor or _batched(grad)
 
 
-def _backend(x: Tensor) -> ModuleType | None:
+def _backend(x: Tensor) -> Any:
     if x.is_cpu:
         return cpu
     return gpu if x.is_cuda else None
@@ -122,17 +120,16 @@ def obstacle(name: str | None, x: Tensor, values: Sequence[Value]) -> str | None
         return f"the input is a {type(x).__name__}, and kernels read plain tensors"
     if _transformed():
         return "it runs inside a transform (vmap, forward-mode AD, a dispatch mode or a trace), which kernels cannot follow"
-    backend = _backend(x)
+    backend: Any = cpu if x.is_cpu else _backend(x)
     if backend is None:
         return f"there are none for the device {x.device}"
     for v in values:
-        if type(v) is not Parameter and type(v) is not float and type(v) is not Tensor and isinstance(v, Tensor):
+        if type(v) not in _PLAIN and isinstance(v, Tensor):
             return f"a coefficient is a {type(v).__name__}, and kernels read plain tensors"
-    missing: str | None = backend.unavailable()
-    if missing:
-        _say_once(missing)
-        return missing
     refused: str | None = backend.refusal(name, x, values)
+    if refused is not None and (missing := backend.unavailable()):
+        _say_once(missing)
+        return str(missing)
     return refused
 
 
@@ -147,68 +144,82 @@ def _say_once(missing: str) -> None:
         )
 
 
-class Call:
-    """One function on one backend, as autograd needs to remember it."""
+class Kernel:
+    """A function with its versions: made once for each function, and remembered by autograd.
 
-    __slots__ = ("backend", "name", "readable")
+    Args:
+        name: of the fused version; None if the function has none.
+        readable: ``f(x, *coefficients)`` in torch operations, for gradients of gradients; one value a coefficient.
+        inverse: x from ``f(x)`` and the coefficients, in torch operations; right where all coefficients are positive.
+        always: the function is defined for positive coefficients only, so those on a GPU need not be waited for.
+    """
 
-    def __init__(self, name: str, backend: Any, readable: Readable) -> None:
-        self.name, self.backend, self.readable = name, backend, readable
+    __slots__ = ("always", "inverse", "name", "readable")
+
+    def __init__(self, name: str | None, readable: Readable, inverse: Readable | None = None, always: bool = False) -> None:
+        self.name, self.readable, self.inverse, self.always = name, readable, inverse, always
 
 
 class _Fused(torch.autograd.Function):
     """A kernel forward, a kernel backward; saves the input and the coefficients."""
 
     @staticmethod
-    def forward(ctx: Any, call: Call, x: Tensor, *values: Value) -> Tensor:
-        _remember(ctx, call, x, values)
-        result: Tensor = call.backend.forward(call.name, x, values)
+    def forward(ctx: Any, kernel: Kernel, x: Tensor, *values: Value) -> Tensor:
+        _remember(ctx, kernel, x, values)
+        result: Tensor = (cpu if x.is_cpu else gpu).forward(kernel.name, x, values)
         return result
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        call, x, values = _recall(ctx)
+        kernel, x, values = _recall(ctx)
+        needs = ctx.needs_input_grad
         if _wants_readable(grad):
-            return _readable_backward(call.readable, grad, x, values, ctx.needs_input_grad)
-        gx, gradients = call.backend.backward(call.name, grad, x, values, ctx.needs_input_grad[1:])
-        return _shared_out(gx, gradients, values, ctx.needs_input_grad)
+            return _readable_backward(kernel.readable, grad, x, values, needs)
+        backend: Any = cpu if x.is_cpu else gpu
+        gx, gradients = backend.backward(kernel.name, grad, x, values, needs[1:])
+        return _shared_out(gx, gradients, values, needs)
 
 
 class _FusedInPlace(torch.autograd.Function):
     """A kernel that writes its output over its input, and a kernel backward that needs nothing but the output."""
 
     @staticmethod
-    def forward(ctx: Any, call: Call, inverse: Readable, x: Tensor, *values: Value) -> Tensor:
+    def forward(ctx: Any, kernel: Kernel, x: Tensor, *values: Value) -> Tensor:
         ctx.mark_dirty(x)
-        call.backend.forward_(call.name, x, values)
-        ctx.inverse = inverse
-        _remember(ctx, call, x, values)
+        _backend(x).forward_(kernel.name, x, values)
+        _remember(ctx, kernel, x, values)
         return x
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        call, y, values = _recall(ctx)
-        needs = ctx.needs_input_grad[1:]
+        kernel, y, values = _recall(ctx)
+        needs = ctx.needs_input_grad
         if _wants_readable(grad):
-            return None, *_readable_backward(call.readable, grad, ctx.inverse(y, *values), values, needs)
-        gx, gradients = call.backend.backward_from_output(call.name, grad, y, values, needs[1:])
-        return None, *_shared_out(gx, gradients, values, needs)
+            assert kernel.inverse is not None
+            return _readable_backward(kernel.readable, grad, kernel.inverse(y, *values), values, needs)
+        backend: Any = cpu if y.is_cpu else gpu
+        gx, gradients = backend.backward_from_output(kernel.name, grad, y, values, needs[1:])
+        return _shared_out(gx, gradients, values, needs)
 
 
-def _remember(ctx: Any, call: Call, x: Tensor, values: tuple[Value, ...]) -> None:
-    ctx.call = call
+def _remember(ctx: Any, kernel: Kernel, x: Tensor, values: tuple[Value, ...]) -> None:
     # Tensors only where autograd can see them: hooks may move them, and they must not outlive the graph.
-    tensors = [v for v in values if isinstance(v, Tensor)]
-    ctx.constants = None if len(tensors) == len(values) else [None if isinstance(v, Tensor) else v for v in values]
-    ctx.save_for_backward(x, *tensors)
+    for v in values:
+        if type(v) is not Tensor and type(v) is not Parameter:
+            ctx.known = kernel, [None if isinstance(v, Tensor) else v for v in values]
+            ctx.save_for_backward(x, *[v for v in values if isinstance(v, Tensor)])
+            return
+    ctx.known = kernel, None
+    ctx.save_for_backward(x, *values)
 
 
-def _recall(ctx: Any) -> tuple[Call, Tensor, tuple[Value, ...]]:
+def _recall(ctx: Any) -> tuple[Kernel, Tensor, tuple[Value, ...]]:
+    kernel, constants = ctx.known
     x, *values = ctx.saved_tensors
-    if ctx.constants is not None:
+    if constants is not None:
         kept = iter(values)
-        values = [next(kept) if constant is None else constant for constant in ctx.constants]
-    return ctx.call, x, tuple(values)
+        values = [next(kept) if constant is None else constant for constant in constants]
+    return kernel, x, tuple(values)
 
 
 def _shared_out(
@@ -249,28 +260,27 @@ def _learns(values: Sequence[Value]) -> bool:
     return any(isinstance(v, Tensor) and v.requires_grad for v in values)
 
 
-def run(name: str | None, readable: Readable, x: Tensor, values: tuple[Value, ...], mode: bool | None) -> Tensor | None:
+def run(kernel: Kernel, x: Tensor, values: tuple[Value, ...], mode: bool | None) -> Tensor | None:
     """The result of a fused kernel, or None where the readable version is the one to use.
 
     Args:
-        name: the kernel; None if the function has none.
-        readable: ``f(x, *values)`` in torch operations, for gradients of gradients.
         mode: True, False, or None for what the process uses.
 
     Raises:
         KernelError: ``mode`` is True and the call cannot have a kernel; the message says why.
     """
-    mode = wanted(mode)
+    name = kernel.name
+    if mode is None:
+        mode = _mode
     if mode is False or (name is None and mode is None):
         return None
     why = obstacle(name, x, values)
     if why is None:
-        backend = _backend(x)
-        assert name is not None
-        if torch.is_grad_enabled() and (x.requires_grad or _learns(values)):
-            result: Tensor = _Fused.apply(Call(name, backend, readable), x, *values)
+        result: Tensor
+        if _differentiates() and (x.requires_grad or _learns(values)):
+            result = _Fused.apply(kernel, x, *values)
         else:
-            result = backend.forward(name, x, values)  # type: ignore[union-attr]
+            result = (cpu if x.is_cpu else gpu).forward(name, x, values)
         return result
     if mode:
         raise KernelError(
@@ -280,40 +290,30 @@ def run(name: str | None, readable: Readable, x: Tensor, values: tuple[Value, ..
     return None
 
 
-def run_(
-    name: str | None,
-    readable: Readable,
-    inverse: Readable,
-    x: Tensor,
-    values: tuple[Value, ...],
-    mode: bool | None,
-    always: bool,
-) -> Tensor:
+def run_(kernel: Kernel, readable: Readable, x: Tensor, values: tuple[Value, ...], mode: bool | None) -> Tensor:
     """The same, written over ``x``.
 
     What the backward pass needs is taken from the output where it can be, so that nothing of the input is kept. Where it cannot
     (no kernel, or coefficients for which the output does not tell the input), the input is copied first.
 
     Args:
-        inverse: x from ``f(x)`` and the coefficients, in torch operations; right where all coefficients are positive.
-        always: the function has no other coefficients, so those on a GPU need not be waited for.
+        readable: ``f(x, *values)`` in torch operations, for coefficients of any shape.
     """
     leaf = x.requires_grad and x.is_leaf
-    differentiable = torch.is_grad_enabled() and (x.requires_grad or _learns(values))
-    why = "fused=False" if wanted(mode) is False else obstacle(name, x, values)
-    if why is None and not leaf and name is not None and (not differentiable or _all_positive(values, always)):
-        backend = _backend(x)
+    differentiable = _differentiates() and (x.requires_grad or _learns(values))
+    why = "fused=False" if wanted(mode) is False else obstacle(kernel.name, x, values)
+    if why is None and not leaf and (not differentiable or _all_positive(values, kernel.always)):
         if differentiable:
-            written: Tensor = _FusedInPlace.apply(Call(name, backend, readable), inverse, x, *values)
+            written: Tensor = _FusedInPlace.apply(kernel, x, *values)
             return written
-        backend.forward_(name, x, values)  # type: ignore[union-attr]
+        _backend(x).forward_(kernel.name, x, values)
         # Written behind autograd's back: whoever kept x for a backward pass must be told.
         torch.autograd.graph.increment_version(x)
         return x
     before = x.clone()
-    result = None if leaf else run(name, readable, before, values, mode)
+    result = None if leaf else run(kernel, before, values, mode)
     return x.copy_(readable(before, *values) if result is None else result)
 
 
 def _all_positive(values: tuple[Value, ...], always: bool) -> bool:
-    return all(v > 0 if not isinstance(v, Tensor) else (always if not v.is_cpu else bool((v > 0).all())) for v in values)
+    return all(v > 0 if not isinstance(v, Tensor) else (v.item() > 0 if v.is_cpu else always) for v in values)

@@ -309,6 +309,16 @@ void backward_blocks(const Call& call, uintptr_t grad_x, uintptr_t sums_out, uin
 
 // Reading the arguments.
 
+// A coefficient: a number, or a tensor of one element.
+double read_number(PyObject* given) {
+    if (PyFloat_Check(given) || PyLong_Check(given)) return PyFloat_AsDouble(given);
+    PyObject* number = PyObject_CallMethod(given, "item", nullptr);
+    if (!number) return -1;
+    const double value = PyFloat_AsDouble(number);
+    Py_DECREF(number);
+    return value;
+}
+
 bool read_call(PyObject* const* args, Call& call) {
     const long function = PyLong_AsLong(args[0]), dtype = PyLong_AsLong(args[1]), threads = PyLong_AsLong(args[2]);
     if (PyErr_Occurred()) return false;
@@ -324,8 +334,11 @@ bool read_call(PyObject* const* args, Call& call) {
         if (count >= 0) PyErr_Format(PyExc_ValueError, "%d coefficients expected, %zd given", pliant::kCoefficients[function], count);
         return false;
     }
-    for (Py_ssize_t i = 0; i < count; ++i) call.coefficients[i] = PyFloat_AsDouble(PyTuple_GetItem(args[3], i));
-    return !PyErr_Occurred();
+    for (Py_ssize_t i = 0; i < count; ++i) {
+        call.coefficients[i] = read_number(PyTuple_GetItem(args[3], i));
+        if (PyErr_Occurred()) return false;
+    }
+    return true;
 }
 
 bool read_integers(PyObject* tuple, std::vector<int64_t>& integers) {
