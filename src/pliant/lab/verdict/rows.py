@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -162,14 +163,22 @@ class Rows:
                     return found.units
         return 0
 
+    @functools.cached_property
     def places(self) -> set[Place]:
         return {place for by_place in self.trials.values() for place in by_place}
 
-    def values(self, activation: str, metric: str) -> dict[Place, float]:
+    @functools.cached_property
+    def _values(self) -> dict[tuple[str, str], dict[Place, float]]:
+        return {}
+
+    def values(self, activation: str, metric: str) -> Mapping[Place, float]:
         """The trials of an activation that count and for which the metric is defined."""
-        column = f"{self.split}_{metric}"
-        found = {place: t.number(column) for place, t in self.trials[activation].items() if t.counts}
-        return {place: value for place, value in found.items() if math.isfinite(value)}
+        # Asked for again and again, and what takes the time of a verdict on many thousand trials.
+        if (activation, metric) not in self._values:
+            column = f"{self.split}_{metric}"
+            found = {place: t.number(column) for place, t in self.trials[activation].items() if t.counts}
+            self._values[activation, metric] = {place: value for place, value in found.items() if math.isfinite(value)}
+        return self._values[activation, metric]
 
     def unscored(self, activation: str, metric: str) -> list[Trial]:
         scored = self.values(activation, metric)
@@ -226,7 +235,7 @@ class Rows:
             n=len(values),
             diverged=outcomes.count("diverged"),
             failed=outcomes.count("failed"),
-            missing=len(self.places()) - here,
+            missing=len(self.places) - here,
             mean=sample.mean,
             low=sample.mean - half if sample.n else -math.inf,
             high=sample.mean + half if sample.n else math.inf,
@@ -332,7 +341,7 @@ class Rows:
     def warnings(self, baseline: str) -> list[str]:
         """What is wrong with the study whichever metric one looks at."""
         told = []
-        places = self.places()
+        places = self.places
         missing = 0
         for activation in self.activations:
             outcomes = [t.outcome for t in self.trials[activation].values()]
