@@ -168,6 +168,36 @@ def test_a_merged_store_has_none_of_another(kept: Store, tmp_path: Path, reads: 
     assert len(reads) == 30
 
 
+def test_a_report_is_written_again_where_something_changed(
+    kept: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+    own = Result.report_data
+    monkeypatch.setattr(Result, "report_data", lambda self, **given: made.append(1) or own(self, **given))  # type: ignore[func-returns-value]
+
+    def report(**given: str) -> bytes:
+        made.clear()
+        return Result(STUDY, kept).report(tmp_path / "out", **given).read_bytes()
+
+    page = report()
+    assert made
+    assert report() == page
+    assert not made
+    assert report(command="another") != page
+    assert made
+    assert report() == page
+    assert made
+    (tmp_path / "out" / "rows.csv").write_text("of somebody else")
+    assert report() == page
+    assert made
+    assert report() == page
+    assert not made
+    predictions = kept.trial(plan(STUDY)[3].key).path / "predictions.safetensors"
+    predictions.write_bytes(predictions.read_bytes()[:-1] + b"x")
+    with pytest.raises(StoreError, match="damaged"):
+        report()
+
+
 def test_status_takes_from_it_what_has_not_changed(kept: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     gone = kept.trial(plan(STUDY)[3].key).path / RESULT
     truth = Watch(kept, STUDY.directory).look(now=0.0)

@@ -17,11 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from pliant.lab.store import Identity, Outcome, Store, StoreError
+from pliant.lab.store import Identity, Outcome, Store, StoreError, identity
 
-__all__ = ["INDEX", "WORTH", "Entry", "code", "load", "save", "unchanged"]
+__all__ = ["INDEX", "STAMP", "WORTH", "Entry", "code", "files", "load", "save", "stamp", "still", "unchanged"]
 
 INDEX: Final = "index.json"
+STAMP: Final = "report.json"
 VERSION: Final = 1
 WORTH: Final = 1000
 """So many trials take about a second to read; an index is written when at least so many were not in it."""
@@ -68,8 +69,8 @@ def load(store: Store, study: str, of: str | None = None) -> dict[str, Entry]:
         ):
             shapes, places, rows = json.loads(body)
             return {
-                key: Entry(tuple(identity), outcome, dict(zip(shapes[shape], values, strict=True)), files, *places[place])
-                for key, identity, outcome, shape, values, files, place in rows
+                key: Entry(tuple(found), outcome, dict(zip(shapes[shape], values, strict=True)), sums, *places[place])
+                for key, found, outcome, shape, values, sums, place in rows
             }
     return {}
 
@@ -95,6 +96,27 @@ def save(store: Store, study: str, of: str, entries: Mapping[str, Entry]) -> Non
         body = json.dumps([list(shapes), [json.loads(p) for p in places], rows], separators=(",", ":")).encode()
         head = json.dumps({"version": VERSION, "of": of, "sha256": hashlib.sha256(body).hexdigest()}).encode()
         store.write(store.study(study) / INDEX, b"\n".join((head, body)))
+
+
+def files(folder: Path) -> dict[str, Identity]:
+    """The files in and below a folder, by their paths in it."""
+    return {str(p.relative_to(folder)): identity(p) for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def stamp(store: Store, folder: Path, of: str, before: Mapping[str, Identity]) -> None:
+    """Keep what a report in ``folder`` was made of, with its files: those that are not as they were before."""
+    written = {name: found for name, found in files(folder).items() if before.get(name) != found}
+    with contextlib.suppress(StoreError):
+        store.write_json(folder / STAMP, {"version": VERSION, "of": of, "files": written})
+
+
+def still(store: Store, folder: Path, of: str) -> bool:
+    """Whether ``folder`` holds, untouched, a report that was made of just that."""
+    with contextlib.suppress(StoreError, OSError, TypeError, KeyError):
+        told = store.read_json(folder / STAMP)
+        if told["version"] == VERSION and told["of"] == of:
+            return all(identity(folder / name) == tuple(found) for name, found in told["files"].items())
+    return False
 
 
 def unchanged(now: Mapping[str, Identity], kept: Mapping[str, Entry], keys: Iterable[str]) -> bool:

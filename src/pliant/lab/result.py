@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import json
 import math
 import operator
 import platform
@@ -30,9 +31,9 @@ from pliant.lab.detected import Found, detected
 from pliant.lab.metrics import KNOWN
 from pliant.lab.protocol import partition_of, split
 from pliant.lab.recipe import QUIRKS
-from pliant.lab.report import Detected, ReportData, Shape, Stage, build, draw, write_figures, write_tables
+from pliant.lab.report import PAGE, Detected, ReportData, Shape, Stage, build, draw, write_figures, write_tables
 from pliant.lab.score import confusion, reliability_of, reliability_sums
-from pliant.lab.store import HISTORY, PREDICTIONS, Identity, Outcome, Store, StoreError
+from pliant.lab.store import DETECTIONS, HISTORY, PREDICTIONS, Identity, Outcome, Store, StoreError
 from pliant.lab.study import Study, TrialSpec, canonical, data_of, plan
 from pliant.lab.verdict import (
     Predictions,
@@ -75,6 +76,7 @@ class Result:
         self._samples: dict[tuple[str, str], Sampled] = {}
         self._provenance: list[tuple[str, Mapping[str, Any]]] = []
         self._sums: dict[str, Mapping[str, str]] = {}
+        self._now: dict[str, Identity] = {}
 
     @property
     def store(self) -> Store:
@@ -135,8 +137,8 @@ class Result:
             groups.setdefault((spec.repeat, spec.fold), []).append(spec)
         # Looked at before anything is read: what changes meanwhile is not taken for what was read.
         now = self._store.finished(spec.key for spec in self.trials)
-        of = hashlib.sha256(f"{index.code()}{canonical(self.study.model_dump(mode='json'))}".encode()).hexdigest()
-        kept = index.load(self._store, self.study.directory, of) if len(now) >= index.WORTH else {}
+        self._now = now
+        kept = index.load(self._store, self.study.directory, self._of) if len(now) >= index.WORTH else {}
         found: dict[str, index.Entry] = {}
         fresh = 0
         for group in groups.values():
@@ -147,8 +149,13 @@ class Result:
                 found |= read
                 fresh += len(read)
         if fresh >= index.WORTH:
-            index.save(self._store, self.study.directory, of, {key: found[key] for key in found if key in now})
+            index.save(self._store, self.study.directory, self._of, {key: found[key] for key in found if key in now})
         return found
+
+    @functools.cached_property
+    def _of(self) -> str:
+        """A digest of the study and of the code that works out its numbers."""
+        return hashlib.sha256(f"{index.code()}{canonical(self.study.model_dump(mode='json'))}".encode()).hexdigest()
 
     def _read_together(self, specs: Sequence[TrialSpec], now: Mapping[str, Identity]) -> dict[str, index.Entry]:
         """Those of one repeat and fold, which were trained on the same examples, so that they can be compared at equal training
@@ -322,18 +329,36 @@ class Result:
     def report(self, directory: str | Path | None = None, *, baseline: str | None = None, command: str = "") -> Path:
         """Write report.html, the tables (CSV, Parquet, LaTeX) and the folder figures (SVG, PDF, CSV); the path of the page.
 
+        A report of many thousand trials is not written again while nothing that it depends on has changed, nor the report.
+
         Args:
             directory: where to; default the study's own folder in the store.
             baseline: compare with another activation than the study's.
             command: what to run to get the result again, shown on the page.
         """
-        target = Path(directory) if directory is not None else self.directory
+        target = (Path(directory) if directory is not None else self.directory).absolute()
         target.mkdir(parents=True, exist_ok=True)
+        made_of = self._made_of(baseline, command)
+        if len(self._now) >= index.WORTH and index.still(self.store, target, made_of):
+            return target / PAGE
+        before = index.files(target)
         data = self.report_data(baseline=baseline, command=command)
         write_tables(data, target)
         drawn = draw(data)
         write_figures(data, target / "figures", drawn)
-        return build(data, target, drawn)
+        page = build(data, target, drawn)
+        if len(self._now) >= index.WORTH:
+            index.stamp(self.store, target, made_of, before)
+        return page
+
+    def _made_of(self, baseline: str | None, command: str) -> str:
+        """A digest of what a report is made of."""
+        unfinished = [(row["key"], row["error"]) for row in self.trial_rows if row["outcome"] not in ("done", "diverged")]
+        # The results as they were when they were read; the others are compared with the checksums in these.
+        kept = [self._now, *(self.store.finished(self._now, name) for name in (HISTORY, PREDICTIONS, DETECTIONS))]
+        libraries = [metadata.version(name) for name in ("altair", "polars", "vl-convert-python")]
+        told = [baseline, command, self.environment(), libraries, unfinished, kept]
+        return hashlib.sha256(f"{self._of}{json.dumps(told)}".encode()).hexdigest()
 
     def report_data(self, *, baseline: str | None = None, command: str = "") -> ReportData:
         """Everything the page shows, as plain data."""

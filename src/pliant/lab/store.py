@@ -250,7 +250,7 @@ class Store:
         with _translated(self.root):
             for key in keys:
                 with contextlib.suppress(FileNotFoundError):
-                    found[key] = _identity(os.path.join(trials, key[:2], key, name))
+                    found[key] = identity(os.path.join(trials, key[:2], key, name))
         return found
 
     def write(self, path: Path | str, data: bytes) -> None:
@@ -751,7 +751,8 @@ def _read(path: Path) -> bytes | None:
         return None
 
 
-def _identity(path: Path | str) -> Identity:
+def identity(path: Path | str) -> Identity:
+    """The identity of a file; OSError where there is none."""
     found = os.stat(path)
     return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
