@@ -55,6 +55,8 @@ class Trial:
                 f"Its columns are {', '.join(sorted(self.row))}."
             )
         value = self.row[column]
+        if type(value) is float:
+            return value
         if value is None:
             return math.nan
         if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
@@ -195,7 +197,7 @@ class Rows:
         folds = _by_fold(by_place)
         if not folds:
             return Resampled(0, math.nan, math.nan, math.nan)
-        numbers = np.array([np.mean(values) for values in folds.values()])
+        numbers = np.array([values[0] if len(values) == 1 else np.mean(values) for values in folds.values()])
         trials = [self.trials[activation][place] for place in by_place]
         ratio = float(np.mean([t.size("n_test") / t.size("n_train") for t in trials]))
         sd = float(numbers.std(ddof=1)) if len(numbers) > 1 else math.nan
