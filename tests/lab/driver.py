@@ -1,8 +1,16 @@
-"""A study run as a program of its own, so that tests can kill it: python driver.py STORE EXECUTOR STACK."""
+"""A study run as a program of its own, so that tests can kill it: python driver.py STORE EXECUTOR STACK.
+
+With PLIANT_FAULTS_FOLDER it and its workers look there for what no signal can bring about: "clock" holds seconds by which their
+clock is wrong, "swell" the id of a process that is to hold two gigabytes more.
+"""
 
 from __future__ import annotations
 
+import os
 import sys
+import threading
+import time
+from pathlib import Path
 
 from pliant.lab import Study, run
 
@@ -15,6 +23,31 @@ STUDY = Study(
     repeats=2,
     epochs=60,
 )
+
+
+def _obey(folder: Path) -> None:
+    right = time.time
+    wrong, kept = 0.0, []
+
+    def obey() -> None:
+        nonlocal wrong
+        while not kept:
+            time.sleep(0.02)
+            try:
+                wrong = float((folder / "clock").read_text() or 0) if (folder / "clock").exists() else 0.0
+                if (folder / "swell").exists() and int((folder / "swell").read_text() or 0) == os.getpid():
+                    kept.append(b"\1" * 2 * 10**9)
+                    time.sleep(600)
+            except (OSError, ValueError):
+                continue
+
+    time.time = lambda: right() + wrong
+    threading.Thread(target=obey, daemon=True).start()
+
+
+# Spawned workers import this file, too.
+if "PLIANT_FAULTS_FOLDER" in os.environ:
+    _obey(Path(os.environ["PLIANT_FAULTS_FOLDER"]))
 
 if __name__ == "__main__":
     print("running", flush=True)

@@ -18,6 +18,7 @@ import pytest
 import workloads
 from test_executors import kinds, light, of
 from test_executors import run as run_jobs
+from test_faults import children
 
 from pliant.lab import Study, run
 from pliant.lab.executors import Event, create
@@ -103,7 +104,7 @@ def test_a_study_through_submitit_gives_the_same(small: Study, tmp_path: Path, s
 @pytest.mark.slow
 def test_a_requeued_job_goes_on(small: Study, tmp_path: Path) -> None:
     """Submitit's own signal, as Slurm sends it when the time is over; what is requeued here starts over as a second job."""
-    study = small.override(["train.epochs=1500"])
+    study = small.override(["train.epochs=300"])
     told: list[int] = []
 
     class Interrupts(Log):
@@ -178,38 +179,53 @@ def test_jobs_on_ray(two_nodes: Any, tmp_path: Path) -> None:
 
 
 class Kills(Log):
-    """Kills a node of the cluster, with SIGKILL, ``delay`` seconds after a trial has come a good way."""
+    """Kills a node of the cluster, or a worker of it, with SIGKILL, ``delay`` seconds after a trial has come a good way."""
 
-    def __init__(self, cluster: Any, node: Any, delay: float) -> None:
+    def __init__(self, cluster: Any, node: Any, what: str, delay: float) -> None:
         super().__init__()
-        self.cluster, self.node, self.delay = cluster, node, delay
+        self.cluster, self.node, self.what, self.delay = cluster, node, what, delay
         self.killer: threading.Timer | None = None
 
     def event(self, event: Event, trial: Any) -> None:
         super().event(event, trial)
         if event.kind == "progress" and event.data["epoch"] > 20 and self.killer is None:
-            self.killer = threading.Timer(self.delay, self.cluster.remove_node, [self.node, False])
+            self.killer = threading.Timer(self.delay, self.kill)
             self.killer.start()
+
+    def kill(self) -> None:
+        if self.what == "node":
+            self.cluster.remove_node(self.node, False)
+            return
+        (raylet,) = self.node.all_processes["raylet"]
+        for pid in children(raylet.process.pid):
+            with contextlib.suppress(OSError):
+                if b"ray::_run" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    os.kill(pid, signal.SIGKILL)
+                    return
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_a_node_is_lost_under_a_study(two_nodes: Any, small: Study, tmp_path: Path) -> None:
-    """A second node joins, and is killed while it trains: the trials go on elsewhere from what had come back."""
+@pytest.mark.parametrize("what", ["node", "worker"])
+def test_one_is_lost_under_a_study(two_nodes: Any, small: Study, tmp_path: Path, what: str) -> None:
+    """A second node joins, and it or a worker of it is killed while it trains: the trials go on from what had come back."""
     study = small.override(["train.epochs=200"])
     whole = run(study, store=tmp_path / "whole", stack=1)
     chance = random.Random(7)
     resumed: list[int] = []
     rounds = int(os.environ.get("PLIANT_FAULTS", "3"))
     for round_ in range(rounds):
-        log = Kills(two_nodes, two_nodes.add_node(num_cpus=2), chance.uniform(0, 0.5))
+        node = two_nodes.add_node(num_cpus=2)
+        log = Kills(two_nodes, node, what, chance.uniform(0, 0.5))
         result = run(study, store=tmp_path / str(round_), on="ray:auto", progress=log, stack=1, checkpoint_every=0)
         assert log.killer is not None
         log.killer.join()
+        if what == "worker":
+            two_nodes.remove_node(node, False)
         assert numbers(result) == numbers(whole)
         for event in log.events:
             if event.kind == "retrying":
                 provenance = result.store.trial(event.key).result()["provenance"]  # type: ignore[index]
                 resumed.append(provenance["resumed_from_epoch"] or 0)
-    print(f"node lost {rounds} times; trials interrupted {len(resumed)}, went on from epochs {resumed}; trials lost 0")
+    print(f"{what} lost {rounds} times; trials interrupted {len(resumed)}, went on from epochs {resumed}; trials lost 0")
     assert resumed, "no kill met a trial"

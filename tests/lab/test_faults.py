@@ -13,8 +13,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import driver
@@ -28,6 +29,9 @@ from pliant.lab.result import Result
 from pliant.lab.store import Store
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="faults are made with signals and /proc")
+
+PATIENCE = 1800.0
+"""Seconds; a machine that does ten other things takes minutes for a study of seconds."""
 
 Fault = Callable[[subprocess.Popen[bytes], Path, random.Random], str]
 
@@ -71,6 +75,25 @@ def workers(process: subprocess.Popen[bytes]) -> list[int]:
 
 def under_way(store: Path) -> bool:
     return any(store.glob("trials/*/*/checkpoint.safetensors"))
+
+
+def orders(store: Path) -> Path:
+    """What the driver obeys, see driver.py; not on the store's disk, which may be full."""
+    folder = Path(tempfile.gettempdir()) / f"pliant-faults-{os.getpid()}-{store.name}"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@contextlib.contextmanager
+def small_disk(path: Path) -> Iterator[Path]:
+    path.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "none", path], capture_output=True, text=True)
+    if mounted.returncode:
+        pytest.skip(f"a file system of 24 MiB cannot be mounted here: {mounted.stderr}")
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", path], check=True)
 
 
 # The faults: each says what it did, or "" when there was nothing left to hit
@@ -121,7 +144,7 @@ def start_a_second_driver(process: subprocess.Popen[bytes], store: Path, chance:
     second = start(store, "serial")
     time.sleep(chance.uniform(0, 4))
     process.kill()
-    second.communicate(timeout=300)
+    second.communicate(timeout=PATIENCE)
     assert second.returncode == 0
     return "a second driver took over"
 
@@ -135,6 +158,41 @@ def turn_the_clock(process: subprocess.Popen[bytes], store: Path, chance: random
             moment = time.time() + chance.choice([-1, 1]) * chance.uniform(3600, 10**8)
             os.utime(path, (moment, moment))
     return "clock turned"
+
+
+def jump_the_clock(process: subprocess.Popen[bytes], store: Path, chance: random.Random) -> str:
+    """Under the run, and more than once: by years, in both directions."""
+    jumps = 0
+    while process.poll() is None:
+        orders(store).joinpath("clock").write_text(str(chance.choice([-1, 1]) * chance.uniform(3600, 10**8)))
+        jumps += 1
+        time.sleep(chance.uniform(0.2, 2))
+    assert process.returncode == 0
+    return f"clock jumped {jumps} times"
+
+
+def swell_a_worker(process: subprocess.Popen[bytes], store: Path, chance: random.Random) -> str:
+    """Out of memory: it takes two gigabytes more than it is allowed."""
+    found = workers(process)
+    for pid in found[:1]:
+        orders(store).joinpath("swell").write_text(str(pid))
+    return "worker out of memory" if found else ""
+
+
+def fill_the_disk(process: subprocess.Popen[bytes], store: Path, chance: random.Random) -> str:
+    """The run stops by itself and says so; then there is space again."""
+    ballast = store.parent / "ballast"
+    with open(ballast, "wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+    try:
+        said = process.communicate(timeout=PATIENCE)[1]
+    finally:
+        ballast.unlink()
+    if process.returncode == 0:
+        return ""
+    assert b"no space left" in said, said.decode()
+    return "disk full"
 
 
 def copy_half(process: subprocess.Popen[bytes], store: Path, chance: random.Random) -> str:
@@ -154,22 +212,23 @@ def copy_half(process: subprocess.Popen[bytes], store: Path, chance: random.Rand
 
 def survive(whole: Result, store: Path, on: str, fault: Fault, chance: random.Random) -> str:
     """One fault, then the same command to the end. The fault in words, or "" when the study was over before it."""
-    process = start(store, on)
+    process = start(store, on, PLIANT_FAULTS_FOLDER=str(orders(store)))
     try:
         if chance.random() < 0.7:
-            wait_for(lambda: under_way(store) or process.poll() is not None, 120)
+            wait_for(lambda: under_way(store) or process.poll() is not None, PATIENCE)
         time.sleep(chance.uniform(0, 1.5))
         if process.poll() is not None or not store.exists():
             return ""
         told = fault(process, store, chance)
-        if fault in (kill_a_worker, stop_a_worker):
+        if fault in (kill_a_worker, stop_a_worker, swell_a_worker):
             # The driver mends it by itself.
-            process.communicate(timeout=300)
+            process.communicate(timeout=PATIENCE)
             assert process.returncode == 0
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
+        shutil.rmtree(orders(store))
     if "bit flipped" in told:
         check(Store(store), repair=True)
     again = run(driver.STUDY, store=store, stack=1)
@@ -190,7 +249,11 @@ FAULTS: list[tuple[str, Fault]] = [
     ("local:2,silent_minutes=0.2", stop_a_worker),
     ("serial", flip_a_bit),
     ("local:2", start_a_second_driver),
+    ("local:2,memory_gb=2", swell_a_worker),
+    ("serial", fill_the_disk),
+    ("local:2", fill_the_disk),
     ("serial", turn_the_clock),
+    ("local:2", jump_the_clock),
     ("serial", copy_half),
 ]
 NAMES = [f"{on.partition(',')[0]}-{fault.__name__}" for on, fault in FAULTS]
@@ -202,11 +265,14 @@ def test_campaign(whole: Result, tmp_path: Path, on: str, fault: Fault) -> None:
     times = int(os.environ.get("PLIANT_FAULTS", "8"))
     chance = random.Random(NAMES.index(f"{on.partition(',')[0]}-{fault.__name__}"))
     tried = missed = 0
-    while tried < times:
-        told = survive(whole, tmp_path / str(tried + missed), on, fault, chance)
-        tried += bool(told)
-        missed += not told
-        assert missed < 3 * times
+    with small_disk(tmp_path / "disk") if fault is fill_the_disk else contextlib.nullcontext(tmp_path) as folder:
+        while tried < times:
+            store = folder / str(tried + missed)
+            told = survive(whole, store, on, fault, chance)
+            shutil.rmtree(store, ignore_errors=True)
+            tried += bool(told)
+            missed += not told
+            assert missed < 3 * times
     print(f"\n{fault.__name__} on {on}: survived {tried} of {tried}, trials lost 0")
 
 

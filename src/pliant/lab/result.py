@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
+import json
 import math
+import operator
 import platform
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,16 +25,16 @@ from torch import Tensor, nn
 from pliant import catalog
 from pliant.activation import Activation
 from pliant.coefficients import Learned
-from pliant.lab import curves, papers
+from pliant.lab import curves, index, papers
 from pliant.lab.datasets import Data, Detection
 from pliant.lab.detected import Found, detected
 from pliant.lab.metrics import KNOWN
 from pliant.lab.protocol import partition_of, split
 from pliant.lab.recipe import QUIRKS
-from pliant.lab.report import Detected, ReportData, Shape, Stage, build, draw, write_figures, write_tables
+from pliant.lab.report import PAGE, Detected, ReportData, Shape, Stage, build, draw, write_figures, write_tables
 from pliant.lab.score import confusion, reliability_of, reliability_sums
-from pliant.lab.store import HISTORY, PREDICTIONS, Store, StoreError
-from pliant.lab.study import Study, TrialSpec, data_of, plan
+from pliant.lab.store import DETECTIONS, HISTORY, PREDICTIONS, Identity, Outcome, Store, StoreError
+from pliant.lab.study import Study, TrialSpec, canonical, data_of, plan
 from pliant.lab.verdict import (
     Predictions,
     Sampled,
@@ -42,6 +45,9 @@ from pliant.lab.verdict import (
 )
 
 __all__ = ["Precision", "Result"]
+
+_TOLD = ("device", "torch", "numpy", "python", "finished")
+"""What the report says of where trials ran."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +76,7 @@ class Result:
         self._samples: dict[tuple[str, str], Sampled] = {}
         self._provenance: list[tuple[str, Mapping[str, Any]]] = []
         self._sums: dict[str, Mapping[str, str]] = {}
+        self._now: dict[str, Identity] = {}
 
     @property
     def store(self) -> Store:
@@ -90,25 +97,20 @@ class Result:
     @functools.cached_property
     def trial_rows(self) -> list[dict[str, Any]]:
         """One flat dict a trial, in the order of the plan. Trials without a result have None in the measured columns."""
-        rows = []
-        labels = self.study.labels
-        courses: dict[tuple[int, int], list[tuple[dict[str, Any], Mapping[str, Any]]]] = {}
+        labels, found, rows = self.study.labels, self._read(), []
         for spec in self.trials:
-            key = spec.key
-            trial = self._store.trial(key) if self._store is not None else None
-            # Read once: a file is parsed and its checksum compared, which is what takes the time of many thousand trials.
-            result = trial.result(verify_files=False) if trial is not None else None
-            outcome = result["outcome"] if result else trial.outcome() if trial is not None else "missing"
+            entry = found.get(spec.key)
+            failure = None if entry is not None or self._store is None else self._store.trial(spec.key).failure()
             row: dict[str, Any] = {
                 "study": self.study.directory,
-                "key": key,
+                "key": spec.key,
                 "activation": spec.activation,
                 "label": labels[spec.activation],
                 "repeat": spec.repeat,
                 "fold": spec.fold,
                 "seed": spec.seed,
-                "outcome": outcome,
-                "error": None,
+                "outcome": entry.outcome if entry is not None else "missing" if failure is None else "failed",
+                "error": None if failure is None else failure.get("error"),
             }
             # Columns that say how the numbers came about stand in every table, and only where there is something to say.
             if (partition := partition_of(spec)) is not None:
@@ -119,27 +121,73 @@ class Result:
                 row["speed"] = " ".join(spec.train.speed)
             if self.study.train.lr_grid:
                 row["lr"] = spec.train.optimizer.lr
-            if result:
-                row |= result["row"]
-                self._sums[key] = result["files"]
-                self._provenance.append((str(result["row"].get("device")), result.get("provenance", {})))
-                if "curves" in result:
-                    row |= curves.areas(result["curves"])
-                    row |= curves.late_spread(result["curves"])
-                    for threshold in self.study.thresholds:
-                        row |= curves.times_to(result["curves"], threshold)
-                    if "train_accuracy" in result["curves"]:
-                        courses.setdefault((spec.repeat, spec.fold), []).append((row, result["curves"]))
-            elif trial is not None and outcome == "failed":
-                row["error"] = (trial.failure() or {}).get("error")
+            if entry is not None:
+                row |= entry.measured
+                self._sums[spec.key] = entry.files
+                self._provenance.append((entry.device, entry.provenance))
             rows.append(row)
-        for group in courses.values():
-            # What is compared at equal training success was trained on the same examples.
-            level = curves.matched_level([course for row, course in group if row["outcome"] == "done"])
-            for row, course in group:
-                row["matched_train_accuracy"] = level
-                row["gap_matched"] = curves.gap_at(course, level)
         return _filled(rows)
+
+    def _read(self) -> dict[str, index.Entry]:
+        """The finished trials by their keys. Those of a repeat and fold in which nothing has changed come from the index."""
+        if self._store is None:
+            return {}
+        groups: dict[tuple[int, int], list[TrialSpec]] = {}
+        for spec in self.trials:
+            groups.setdefault((spec.repeat, spec.fold), []).append(spec)
+        # Looked at before anything is read: what changes meanwhile is not taken for what was read.
+        now = self._store.finished(spec.key for spec in self.trials)
+        self._now = now
+        kept = index.load(self._store, self.study.directory, self._of) if len(now) >= index.WORTH else {}
+        found: dict[str, index.Entry] = {}
+        fresh = 0
+        for group in groups.values():
+            if index.unchanged(now, kept, (spec.key for spec in group)):
+                found |= {spec.key: kept[spec.key] for spec in group if spec.key in kept}
+            else:
+                read = self._read_together(group, now)
+                found |= read
+                fresh += len(read)
+        if fresh >= index.WORTH:
+            index.save(self._store, self.study.directory, self._of, {key: found[key] for key in found if key in now})
+        return found
+
+    @functools.cached_property
+    def _of(self) -> str:
+        """A digest of the study and of the code that works out its numbers."""
+        return hashlib.sha256(f"{index.code()}{canonical(self.study.model_dump(mode='json'))}".encode()).hexdigest()
+
+    def _read_together(self, specs: Sequence[TrialSpec], now: Mapping[str, Identity]) -> dict[str, index.Entry]:
+        """Those of one repeat and fold, which were trained on the same examples, so that they can be compared at equal training
+        success."""
+        found: dict[str, index.Entry] = {}
+        courses: list[tuple[dict[str, Any], Outcome, Mapping[str, Any]]] = []
+        for spec in specs:
+            result = self.store.trial(spec.key).result(verify_files=False)
+            if result is None:
+                continue
+            measured = dict(result["row"])
+            if "curves" in result:
+                measured |= curves.areas(result["curves"])
+                measured |= curves.late_spread(result["curves"])
+                for threshold in self.study.thresholds:
+                    measured |= curves.times_to(result["curves"], threshold)
+                if "train_accuracy" in result["curves"]:
+                    courses.append((measured, result["outcome"], result["curves"]))
+            made = result.get("provenance", {})
+            found[spec.key] = index.Entry(
+                now.get(spec.key, (0, 0, 0, 0)),
+                result["outcome"],
+                measured,
+                result["files"],
+                str(measured.get("device")),
+                {name: str(made[name])[:10] if name == "finished" else made[name] for name in _TOLD if made.get(name)},
+            )
+        level = curves.matched_level([course for _, outcome, course in courses if outcome == "done"])
+        for measured, _, course in courses:
+            measured["matched_train_accuracy"] = level
+            measured["gap_matched"] = curves.gap_at(course, level)
+        return found
 
     @functools.cached_property
     def rows(self) -> list[dict[str, Any]]:
@@ -300,18 +348,36 @@ class Result:
     def report(self, directory: str | Path | None = None, *, baseline: str | None = None, command: str = "") -> Path:
         """Write report.html, the tables (CSV, Parquet, LaTeX) and the folder figures (SVG, PDF, CSV); the path of the page.
 
+        A report of many thousand trials is not written again while nothing that it depends on has changed, nor the report.
+
         Args:
             directory: where to; default the study's own folder in the store.
             baseline: compare with another activation than the study's.
             command: what to run to get the result again, shown on the page.
         """
-        target = Path(directory) if directory is not None else self.directory
+        target = (Path(directory) if directory is not None else self.directory).absolute()
         target.mkdir(parents=True, exist_ok=True)
+        made_of = self._made_of(baseline, command)
+        if len(self._now) >= index.WORTH and index.still(self.store, target, made_of):
+            return target / PAGE
+        before = index.files(target)
         data = self.report_data(baseline=baseline, command=command)
         write_tables(data, target)
         drawn = draw(data)
         write_figures(data, target / "figures", drawn)
-        return build(data, target, drawn)
+        page = build(data, target, drawn)
+        if len(self._now) >= index.WORTH:
+            index.stamp(self.store, target, made_of, before)
+        return page
+
+    def _made_of(self, baseline: str | None, command: str) -> str:
+        """A digest of what a report is made of."""
+        unfinished = [(row["key"], row["error"]) for row in self.trial_rows if row["outcome"] not in ("done", "diverged")]
+        # The results as they were when they were read; the others are compared with the checksums in these.
+        kept = [self._now, *(self.store.finished(self._now, name) for name in (HISTORY, PREDICTIONS, DETECTIONS))]
+        libraries = [metadata.version(name) for name in ("altair", "polars", "vl-convert-python")]
+        told = [baseline, command, self.environment(), libraries, unfinished, kept]
+        return hashlib.sha256(f"{self._of}{json.dumps(told)}".encode()).hexdigest()
 
     def report_data(self, *, baseline: str | None = None, command: str = "") -> ReportData:
         """Everything the page shows, as plain data."""
@@ -393,7 +459,7 @@ class Result:
         versions = {
             f"torch {made.get('torch')}, numpy {made.get('numpy')}, Python {made.get('python')}" for _, made in self._provenance
         }
-        days = sorted({str(made["finished"])[:10] for _, made in self._provenance if made.get("finished")})
+        days = sorted({made["finished"] for _, made in self._provenance if made.get("finished")})
         return {
             "Pliant": metadata.version("pliant"),
             "Trials were run with": "; ".join(sorted(versions)) or "nothing yet",
@@ -433,7 +499,7 @@ class Result:
 
 
 def _filled(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    columns = dict.fromkeys(name for row in rows for name in row)
+    columns: dict[str, Any] = functools.reduce(operator.ior, rows, {})
     return [{name: row.get(name) for name in columns} for row in rows]
 
 

@@ -100,7 +100,8 @@ def run(
     results.write_json(results.study(study.directory) / "study.json", study.model_dump(mode="json"))
     results.write_json(results.study(study.directory) / TRIALS, _listed(study, trials))
     by_key = {spec.key: spec for spec in trials}
-    waiting = [spec for spec in trials if results.trial(spec.key).glance() is None]
+    done = results.finished(by_key)
+    waiting = [spec for spec in trials if spec.key not in done]
     if progress is not None:
         progress.planned(study, trials, waiting)
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from pliant.errors import unknown
+from pliant.lab import index
 from pliant.lab.store import Holder, Outcome, Store, StoreError
 
 __all__ = ["TRIALS", "Pace", "RunningTrial", "StudyStatus", "Watch", "matching", "seconds_left", "tier_of"]
@@ -159,6 +160,16 @@ class Watch:
         self.name = name
         self._patience = patience
         self._settled: dict[str, _Settled] = {}
+        self._looked = False
+
+    def _recall(self, keys: Iterable[str]) -> None:
+        """Take over what is in the index and has not changed since."""
+        self._looked = True
+        kept = index.load(self.store, self.name)
+        for key, identity in self.store.finished(kept.keys() & keys).items():
+            if identity == kept[key].identity:
+                took = kept[key].measured.get("seconds")
+                self._settled[key] = _Settled(kept[key].outcome, None if took is None else float(took), identity[2] / 1e9)
 
     def look(self, now: float | None = None) -> StudyStatus:
         """The study as it is. StoreError when its list of trials is missing or damaged."""
@@ -169,6 +180,8 @@ class Watch:
                 f"The study {self.name!r} in {self.store.root} has no list of its trials ({TRIALS}). Run it again: that writes "
                 "the list and trains only what is missing."
             )
+        if not self._looked:
+            self._recall(str(row["key"]) for row in listed)
         drivers = self.store.drivers(self.name)
         counts = dict.fromkeys(("done", "diverged", "failed", "running", "missing"), 0)
         running: list[RunningTrial] = []

@@ -85,8 +85,11 @@ class Backend(Protocol):
     def cancel(self, ticket: Ticket) -> None: ...
 
 
-def perform(work: Work, task: Task, send: Callable[[Letter], None]) -> Letter:
-    """In the worker: do the task, and give the last letter."""
+def perform(work: Work, task: Task, send: Callable[[Letter], None], leaving: Callable[[], bool] = lambda: False) -> Letter:
+    """In the worker: do the task, and give the last letter.
+
+    ``leaving``: whether a SystemExit is the cluster's, which begins the task again, and not the task's own. It is raised again.
+    """
 
     def report(data: Mapping[str, float]) -> None:
         send(Letter("progress", data={name: float(value) for name, value in data.items()}))
@@ -101,6 +104,8 @@ def perform(work: Work, task: Task, send: Callable[[Letter], None]) -> Letter:
         # What is full here is the store's disk only if this worker writes to it; else it is the worker's own.
         return Letter("ended", end="full" if task.parcel is None else "unfit", text=str(error))
     except BaseException as error:
+        if isinstance(error, SystemExit) and leaving():
+            raise
         return Letter(
             "ended", end="failed", text=describe(error), tainted=isinstance(error, RuntimeError | MemoryError | SystemError)
         )

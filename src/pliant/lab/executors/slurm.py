@@ -41,7 +41,8 @@ _KNOWN: Final = {
     "poll_seconds": float,
 }
 _WORK: Final = "work.pickle"
-_GRACE: Final = 10.0
+_GRACE: Final = 60.0
+"""Seconds in which jobs leave that said their last word or were told to end: a busy machine takes ten for an interpreter."""
 _LOOK_EVERY: Final = 5.0
 _LOOKS: Final = 3
 """So often in a row must a job be missing from the queue, so seconds apart, before it counts as dead: its last words may be
@@ -163,7 +164,7 @@ class _Queue:
         leaving = [self._jobs.pop(ticket) for ticket in self._ended if ticket in self._jobs]
         for ticket in list(self._jobs):
             self.cancel(ticket)
-        _wait(leaving)
+        self._wait(leaving)
         if kind is None:
             shutil.rmtree(self._folder, ignore_errors=True)
             with contextlib.suppress(OSError):
@@ -254,13 +255,16 @@ class _Queue:
             job.cancel(check=False)
         if self._settings.cluster == "local":
             # Submitit's processes on this machine are ours; those of Slurm are ended by Slurm.
-            _wait([job])
+            self._wait([job])
 
-
-def _wait(jobs: Sequence[Any]) -> None:
-    deadline = time.monotonic() + _GRACE
-    while time.monotonic() < deadline and not all(job.paths.result_pickle.exists() or job.done() for job in jobs):
-        time.sleep(0.05)
+    def _wait(self, jobs: Sequence[Any]) -> None:
+        deadline = time.monotonic() + _GRACE
+        # Slurm would be asked through sacct; a process of our own is only gone once it has been waited for.
+        here = self._settings.cluster == "local"
+        while time.monotonic() < deadline and not all(
+            job.done() if here else job.paths.result_pickle.exists() or job.done() for job in jobs
+        ):
+            time.sleep(0.05)
 
 
 @dataclass(frozen=True)
@@ -294,7 +298,7 @@ class _Start:
         work = cloudpickle.loads((folder / _WORK).read_bytes())
         if call.away:
             task = replace(task, parcel=_parcel(folder, task.job).read_bytes())
-        send(perform(work, task, send))
+        send(perform(work, task, send, lambda: self._leaving))
 
     def checkpoint(self, call: _Call) -> Any:
         import submitit

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pliant.lab.report.data import Box, Detected, ReportData, Scene, Shape, Stage
 from pliant.lab.report.files import figure_files, write_figures
-from pliant.lab.report.page import build, draw
+from pliant.lab.report.page import PAGE, build, draw
 from pliant.lab.report.tables import write_tables
 
 __all__ = [
+    "PAGE",
     "Box",
     "Detected",
     "ReportData",

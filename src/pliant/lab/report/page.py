@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     Drawn = Mapping[str, Figure | str]
 
+PAGE = "report.html"
 TEMPLATES = Path(__file__).with_name("templates")
 MAIN_METRICS = ("accuracy", "precision", "recall", "f1", "ap50_voc", "ap50_voc07", "ap", "ap50", "ap75")
 
@@ -45,7 +46,7 @@ def build(data: ReportData, directory: Path, drawn: Drawn | None = None) -> Path
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    target = directory / "report.html"
+    target = directory / PAGE
     write_whole(target, render(data, drawn).encode())
     return target
 

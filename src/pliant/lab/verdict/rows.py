@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -54,6 +55,8 @@ class Trial:
                 f"Its columns are {', '.join(sorted(self.row))}."
             )
         value = self.row[column]
+        if type(value) is float:
+            return value
         if value is None:
             return math.nan
         if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
@@ -162,14 +165,22 @@ class Rows:
                     return found.units
         return 0
 
+    @functools.cached_property
     def places(self) -> set[Place]:
         return {place for by_place in self.trials.values() for place in by_place}
 
-    def values(self, activation: str, metric: str) -> dict[Place, float]:
+    @functools.cached_property
+    def _values(self) -> dict[tuple[str, str], dict[Place, float]]:
+        return {}
+
+    def values(self, activation: str, metric: str) -> Mapping[Place, float]:
         """The trials of an activation that count and for which the metric is defined."""
-        column = f"{self.split}_{metric}"
-        found = {place: t.number(column) for place, t in self.trials[activation].items() if t.counts}
-        return {place: value for place, value in found.items() if math.isfinite(value)}
+        # Asked for again and again, and what takes the time of a verdict on many thousand trials.
+        if (activation, metric) not in self._values:
+            column = f"{self.split}_{metric}"
+            found = {place: t.number(column) for place, t in self.trials[activation].items() if t.counts}
+            self._values[activation, metric] = {place: value for place, value in found.items() if math.isfinite(value)}
+        return self._values[activation, metric]
 
     def unscored(self, activation: str, metric: str) -> list[Trial]:
         scored = self.values(activation, metric)
@@ -186,7 +197,7 @@ class Rows:
         folds = _by_fold(by_place)
         if not folds:
             return Resampled(0, math.nan, math.nan, math.nan)
-        numbers = np.array([np.mean(values) for values in folds.values()])
+        numbers = np.array([values[0] if len(values) == 1 else np.mean(values) for values in folds.values()])
         trials = [self.trials[activation][place] for place in by_place]
         ratio = float(np.mean([t.size("n_test") / t.size("n_train") for t in trials]))
         sd = float(numbers.std(ddof=1)) if len(numbers) > 1 else math.nan
@@ -226,7 +237,7 @@ class Rows:
             n=len(values),
             diverged=outcomes.count("diverged"),
             failed=outcomes.count("failed"),
-            missing=len(self.places()) - here,
+            missing=len(self.places) - here,
             mean=sample.mean,
             low=sample.mean - half if sample.n else -math.inf,
             high=sample.mean + half if sample.n else math.inf,
@@ -332,7 +343,7 @@ class Rows:
     def warnings(self, baseline: str) -> list[str]:
         """What is wrong with the study whichever metric one looks at."""
         told = []
-        places = self.places()
+        places = self.places
         missing = 0
         for activation in self.activations:
             outcomes = [t.outcome for t in self.trials[activation].values()]
