@@ -18,11 +18,12 @@ slow: $(VENV)/.ready
 	PATH="$(CURDIR)/$(BIN):$$PATH" pytest -m slow -n auto
 
 # uv and not pip: with some package indexes pip prefers a build of torch that other packages cannot be imported with.
+# Compiled once: where Python is told to write no bytecode, each of the many processes of the tests would compile torch again.
 $(VENV)/.ready: pyproject.toml constraints.txt setup.py $(wildcard src/pliant/kernels/csrc/*)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Pliant needs Python 3.11 or later, but $(PYTHON) is " + sys.version.split()[0] + ". Set PYTHON, as in: make test PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraints constraints.txt --editable '.[lab,dev]'
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraints constraints.txt --editable '.[lab,dev]'
 	@touch $@
 
 clean:

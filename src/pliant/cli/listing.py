@@ -89,7 +89,7 @@ def _listing(what: str) -> list[dict[str, Any]]:
         "models": lambda: [
             *(network_row(n, f) for n, f in models.ALL.items()),
             *(network_row(f"{n}:NAME", f) for n, f in models.external.LIBRARIES.items()),
-            *(network_row(n, f) for n, f in detection.ALL.items()),
+            *(network_row(n, detection.find(n)) for n in detection.ALL),
         ],
         "datasets": lambda: [
             {

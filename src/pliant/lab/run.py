@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from pliant.lab import detect, executors
+from pliant.lab import executors
 from pliant.lab.datasets import Detection
 from pliant.lab.distributed import train_together
 from pliant.lab.executors import Event, Executor, ExecutorError, Job, Report
@@ -90,6 +90,9 @@ def run(
     split(trials[0], data)
     network: nn.Module
     if isinstance(data, Detection):
+        # Only here: with it comes torchvision, which takes seconds to import.
+        from pliant.lab import detect
+
         network, size = detect.build(trials[0], data, study.custom)[0], 1
     else:
         network, activations = build(trials[0], data, study.custom)
@@ -308,6 +311,8 @@ def _train(job: Job, report: Report, store: Store, work: TrialWork) -> None:
                     free.append(i)
             data = data_of(specs[0].dataset, work.custom)
             if isinstance(data, Detection):
+                from pliant.lab import detect
+
                 for i in free:
                     tell = functools.partial(_tell_place, report, i)
                     detect.train(specs[i], data, work.custom, trials[i], tell, checkpoint_every=work.checkpoint_every)

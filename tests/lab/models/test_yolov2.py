@@ -13,9 +13,9 @@ from torchvision.ops import box_iou
 
 from pliant import AReLU
 from pliant.errors import DomainError, UnknownNameError
-from pliant.lab.models.detection import cluster, mean_iou, yolov2
+from pliant.lab.models.detection import cluster, mean_iou
 from pliant.lab.models.detection.region import assign, decode, iou, region_loss
-from pliant.lab.models.detection.yolov2 import VOC_ANCHORS, YOLOv2
+from pliant.lab.models.detection.yolov2 import VOC_ANCHORS, YOLOv2, yolov2
 
 UNIT = torch.tensor([[1.0, 1.0]])
 HALF = torch.tensor([[0.0, 0.0, 0.5, 0.5]])

@@ -17,7 +17,6 @@ from typing import ClassVar, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.signal import resample_poly
 
 from pliant.lab.datasets import wfdb
 from pliant.lab.datasets.arrays import Data, DataError
@@ -266,6 +265,9 @@ def _cut(
     signal: NDArray[np.float64], beats: NDArray[np.int64], rate: int, samples: int, before: float, length: str, scale: str
 ) -> NDArray[np.float32]:
     """Examples of all beats, shape (beats, samples)."""
+    # Only here: it takes more than a second to import, of which every command of the lab would pay its share.
+    from scipy.signal import resample_poly
+
     ratio = Fraction(rate, _RATE)
     # Beyond its ends a record goes on along the line through them: zeros would ring in the first and last beats.
     resampled = resample_poly(signal, ratio.numerator, ratio.denominator, padtype="line")

@@ -1,4 +1,4 @@
-"""Detectors, one network a file. To add one: a new file, and its function in ``ALL``.
+"""Detectors, one network a file. To add one: a new file with a function of the same name, and that name in ``ALL``.
 
 A detector is built by ``f(activation, *, classes, anchors=None, size=..., weights="", sites="all", ...) -> Detector``.
 ``activation()`` gives a fresh activation for one call site; ``classes`` is the number of classes, without a background. What a
@@ -7,17 +7,15 @@ detector takes and gives is said in :class:`pliant.lab.models.detection.detector
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 
 from pliant.errors import unknown
 from pliant.lab.models.detection.anchors import cluster, mean_iou
 from pliant.lab.models.detection.detector import Detector
-from pliant.lab.models.detection.faster_rcnn import faster_rcnn
-from pliant.lab.models.detection.fcos import fcos
 from pliant.lab.models.detection.weights import Origin, WeightsError
-from pliant.lab.models.detection.yolov2 import yolov2
 
-ALL: dict[str, Callable[..., Detector]] = {"faster_rcnn": faster_rcnn, "fcos": fcos, "yolov2": yolov2}
+ALL = ("faster_rcnn", "fcos", "yolov2")
 
 VERSIONS = dict.fromkeys(ALL, 1) | {}
 """Bumped by hand, on the right, when a change alters the numbers that a detector gives; part of a trial's identity."""
@@ -35,7 +33,9 @@ def find(name: str) -> Callable[..., Detector]:
     """
     if name not in ALL:
         raise unknown("detector", name, ALL)
-    return ALL[name]
+    # Only when asked for: torchvision takes as long to import as all the rest of the lab, and most studies have no detector.
+    found: Callable[..., Detector] = getattr(importlib.import_module(f"{__name__}.{name}"), name)
+    return found
 
 
 __all__ = [
@@ -46,9 +46,6 @@ __all__ = [
     "Origin",
     "WeightsError",
     "cluster",
-    "faster_rcnn",
-    "fcos",
     "find",
     "mean_iou",
-    "yolov2",
 ]
