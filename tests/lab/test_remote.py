@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import queue
@@ -73,8 +74,12 @@ class Threads:
             if changed is not None and not gone:
                 gone = changed.kind == "lost"
                 self.mailbox.put((task.ticket, changed))
+            if gone:
+                # What is lost computes no more: a thread that went on would share torch's seed with the attempt that follows.
+                raise SystemExit
 
-        send(remote.perform(self.doing, task, send))
+        with contextlib.suppress(SystemExit):
+            send(remote.perform(self.doing, task, send))
 
     doing: Work = staticmethod(workloads.work)
 

@@ -136,7 +136,7 @@ def test_only_done_and_diverged_finish(trial: TrialDirectory) -> None:
 
 def test_json_spelling(store: Store, trial: TrialDirectory) -> None:
     trial.append_history({"b": math.nan, "a": {"z": [1.5, -math.inf], "y": (True, None, 3)}})
-    assert (trial.path / "history.jsonl").read_bytes() == b'{"a":{"y":[true,null,3],"z":[1.5,null]},"b":null}\n'
+    assert (trial.path / "history.jsonl").read_bytes() == b'{"b":null,"a":{"z":[1.5,null],"y":[true,null,3]}}\n'
     path = store.study("mine") / "study.json"
     store.write_json(path, {"b": math.inf, "a": "µ"})
     assert path.read_text() == '{\n "a": "\\u00b5",\n "b": null\n}\n'

@@ -186,7 +186,7 @@ def test_unreadable_files(tmp_path: Path, text: str | None, expected: str) -> No
 
 def test_the_studies_of_the_papers_can_be_planned() -> None:
     study = papers.study("srelu-wdbc")
-    assert len({s.key for s in plan(study)}) == len(study.activations) * study.protocol.folds * study.protocol.repeats
+    assert len({s.key for s in plan(study)}) == len(study.trained) * study.protocol.folds * study.protocol.repeats
     with pytest.raises(UnknownNameError, match="Did you mean 'srelu-wdbc'"):
         papers.study("srelu-wbdc")
 
