@@ -246,7 +246,7 @@ FAULTS: list[tuple[str, Fault]] = [
     ("local:2", kill_the_driver),
     ("local:2", kill_everything),
     ("local:2", kill_a_worker),
-    ("local:2,silent_minutes=0.2", stop_a_worker),
+    ("local:2,silent_minutes=0.5", stop_a_worker),
     ("serial", flip_a_bit),
     ("local:2", start_a_second_driver),
     ("local:2,memory_gb=2", swell_a_worker),
