@@ -140,6 +140,11 @@ def test_mistakes_are_named(small: Study, given: dict[str, object], expected: st
         Study(**{**values, **given})
 
 
+def test_a_key_named_as_the_first_parameter_of_a_method_is_unknown_like_any_other(small: Study) -> None:
+    with pytest.raises(StudyError, match="has no key 'self'"):
+        Study(**{**small.model_dump(), "self": 1})
+
+
 def test_missing_keys_are_named() -> None:
     with pytest.raises(StudyError, match="key 'model' is missing"):
         Study(name="x", dataset="wdbc", activations=["relu"])

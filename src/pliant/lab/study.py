@@ -228,7 +228,7 @@ class Study(Frozen):
 
     _custom: Custom = pydantic.PrivateAttr(default_factory=Custom)
 
-    def __init__(self, **given: Any) -> None:
+    def __init__(self, /, **given: Any) -> None:
         plain, custom = _resolve(dict(given))
         try:
             super().__init__(**plain)
