@@ -357,16 +357,17 @@ class Result:
         """
         target = (Path(directory) if directory is not None else self.directory).absolute()
         target.mkdir(parents=True, exist_ok=True)
-        made_of = self._made_of(baseline, command)
-        if len(self._now) >= index.WORTH and index.still(self.store, target, made_of):
+        many = sum(row["outcome"] in ("done", "diverged") for row in self.trial_rows) >= index.WORTH
+        made_of = self._made_of(baseline, command) if many else ""
+        if many and index.still(self.store, target, made_of):
             return target / PAGE
-        before = index.files(target)
+        before = index.files(target) if many else {}
         data = self.report_data(baseline=baseline, command=command)
         write_tables(data, target)
         drawn = draw(data)
         write_figures(data, target / "figures", drawn)
         page = build(data, target, drawn)
-        if len(self._now) >= index.WORTH:
+        if many:
             index.stamp(self.store, target, made_of, before)
         return page
 
