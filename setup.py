@@ -51,7 +51,7 @@ class BuildKernels(build_ext):
 extension = Extension(
     "pliant.kernels._cpu",
     [f"{CSRC}/module.cpp"],
-    depends=[f"{CSRC}/kernels.h", f"{CSRC}/elementwise.cpp"],
+    depends=[f"{CSRC}/kernels.h", f"{CSRC}/exchange.h", f"{CSRC}/elementwise.cpp"],
     define_macros=[("Py_LIMITED_API", "0x030B0000")],
     extra_compile_args=FLAGS,
     extra_link_args=["-pthread"],

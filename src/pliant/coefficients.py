@@ -209,6 +209,13 @@ class Coefficient:
     default: Fixed | Learned | Scheduled
     domain: Domain = field(default=ANY)
     name: str = ""
+    _raw: str = field(init=False, repr=False)
+    _bits: str = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        # Put together once: every call of a layer asks for them.
+        object.__setattr__(self, "_raw", f"raw_{self.name}")
+        object.__setattr__(self, "_bits", f"_{self.name}_bits")
 
     def resolve(self, given: CoefficientLike, owner: str) -> Fixed | Learned | Scheduled:
         """``given`` as one of the three kinds, checked against the domain.
@@ -274,9 +281,9 @@ class Coefficient:
     def place(self, kind: Fixed | Learned | Scheduled) -> str:
         """The name of the parameter or buffer that holds the coefficient; empty if the kind itself does."""
         if isinstance(kind, Scheduled):
-            return f"_{self.name}_bits"
+            return self._bits
         if isinstance(kind, Learned):
-            return f"raw_{self.name}" if self.is_raw(kind) else self.name
+            return self._raw if self.is_raw(kind) else self.name
         return self.name if isinstance(kind.value, tuple) else ""
 
     def is_raw(self, kind: Learned) -> bool:
@@ -286,14 +293,15 @@ class Coefficient:
     def read(self, module: nn.Module, kind: Fixed | Learned | Scheduled) -> float | Tensor:
         """The value now: a float, or a tensor of shape (1,) or (C,)."""
         if isinstance(kind, Learned):
-            place = self.place(kind)
+            raw = self.is_raw(kind)
+            place = self._raw if raw else self.name
             # The dictionary first, for speed. Sharding and parametrisation leave an attribute in a parameter's place.
             parameter = module._parameters.get(place)
             if parameter is None:
                 parameter = getattr(module, place)
-            return self.domain.constrain(parameter) if self.is_raw(kind) else parameter
+            return self.domain.constrain(parameter) if raw else parameter
         if isinstance(kind, Scheduled):
-            bits: Tensor = module._buffers[self.place(kind)]  # type: ignore[assignment]
+            bits: Tensor = module._buffers[self._bits]  # type: ignore[assignment]
             return bits.view(torch.float32)
         if isinstance(kind.value, tuple):
             return module._buffers[self.name]  # type: ignore[return-value]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -397,6 +398,131 @@ def test_a_gradient_that_is_a_negated_view() -> None:
     expected, _ = cpu.backward("dsrelu", grad.resolve_neg(), draw(64), (1.75,), (True, False))
     assert ours is not None
     assert torch.equal(ours, expected)
+
+
+connected = pytest.mark.skipif(not cpu.serves(0, torch.ones(1), (1.0,)), reason="this torch does not say where its tensors lie")
+
+
+@connected
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, *HALVES])
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("name", VALUES)
+def test_a_usual_call_gives_the_same_bits(name: str, size: int, dtype: torch.dtype) -> None:
+    x, grad = draw(size, dtype=dtype), draw(size, dtype=dtype, seed=1)
+    values = tuple(torch.tensor([v], requires_grad=True) for v in VALUES[name])
+    number, out = cpu.number(name), torch.full_like(x, torch.nan)
+    _cpu.forward(number, cpu._DTYPES[dtype], 2, values, out.data_ptr(), x.data_ptr(), size)
+    assert cpu.serves(number, x, values)
+    quick = _cpu.apply(number, 2, x, values, False)
+    assert quick.dtype is dtype
+    assert torch.equal(quick, out)
+    grad_x, sums = cpu.backward(name, grad, x, values, (True, True, *[False] * (len(values) - 1)))
+    dealt = cpu.gradients(number, grad, x, values, (False, True, *[True] * len(values)))
+    assert dealt is not None
+    assert dealt[0] is None
+    assert grad_x is not None
+    assert sums is not None
+    assert torch.equal(dealt[1], grad_x)  # type: ignore[arg-type]
+    for part, total, value in zip(dealt[2:], sums, values, strict=True):
+        assert part is not None
+        assert (part.shape, part.dtype) == (value.shape, value.dtype)
+        assert torch.equal(part, total.to(value.dtype).reshape(1))
+
+
+@connected
+@pytest.mark.parametrize("needs", [(False, True, False, True), (False, False, True, False), (False, True, False, False)])
+def test_a_usual_call_makes_the_gradients_that_are_needed(needs: tuple[bool, ...]) -> None:
+    x, grad = draw(100), draw(100, seed=1)
+    values = (1.125, torch.tensor(0.3125, dtype=torch.float64))
+    dealt = cpu.gradients(cpu.number("srelu"), grad, x, values, needs)
+    assert dealt is not None
+    # A number has no gradient, whoever asks for it.
+    assert [part is not None for part in dealt] == [False, needs[1], False, needs[3]]
+    if needs[3]:
+        _, sums = cpu.backward("srelu", grad, x, values, (False, True, True))
+        assert sums is not None
+        assert dealt[3] is not None
+        assert dealt[3].dtype is torch.float64
+        assert dealt[3].shape == ()
+        torch.testing.assert_close(dealt[3].float(), sums[1])
+
+
+class Marked(Tensor):
+    """Somebody's tensor subclass."""
+
+
+@connected
+@pytest.mark.parametrize(
+    ("what", "x", "value"),
+    [
+        ("a turned view", torch.view_as_complex(draw(4, 2)).conj().imag, 0.25),
+        ("a turned coefficient", draw(4), torch.view_as_complex(draw(1, 2)).conj().imag),
+        ("whole numbers", torch.arange(4), 0.25),
+        ("no numbers", torch.ones(3, device="meta"), 0.25),
+        ("few numbers", torch.eye(3).to_sparse(), 0.25),
+        ("one value a channel", draw(4), draw(4)),
+        ("somebody's tensor", draw(4).as_subclass(Marked), 0.25),
+        ("a coefficient of that kind", draw(4), draw(1).as_subclass(Marked)),
+        ("a coefficient elsewhere", draw(4), torch.ones(1, device="meta")),
+        ("no tensor", 3.0, 0.25),
+        ("a flag for a coefficient", draw(4), True),
+    ],
+)
+def test_what_is_not_usual_is_left_to_the_caller(what: str, x: Tensor, value: float | Tensor) -> None:
+    number = cpu.number("prelu")
+    assert not cpu.serves(number, x, (value,)), what
+    assert _cpu.apply(number, 1, x, (value,), False) is None
+    assert _cpu.differentiate(number, 1, draw(4), x, (value,), (False, True, True)) is None
+
+
+@connected
+def test_a_usual_call_is_dense_and_of_one_kind() -> None:
+    number, x = cpu.number("prelu"), draw(6, 4)
+    assert cpu.serves(number, x.t(), (0.25,))
+    assert _cpu.apply(number, 1, x.t(), (0.25,), False) is None
+    assert _cpu.apply(number, 1, draw(6).as_strided((6, 1), (1, 7)), (0.25,), False) is not None
+    for grad, at in ((x.t(), x), (x, x.t()), (x.double(), x), (x[:3], x), (torch.tensor(1.0).expand(6, 4), x)):
+        assert _cpu.differentiate(number, 1, grad, at, (0.25,), (False, True, False)) is None
+    half = torch.tensor([0.25], dtype=torch.bfloat16)
+    assert _cpu.apply(number, 1, x, (half,), False) is None
+    torch.testing.assert_close(cpu.forward("prelu", x, (half,)), functional.prelu(x, 0.25))
+
+
+@connected
+def test_numbers_that_fit_no_kernel_are_not_served() -> None:
+    x = draw(4)
+    for number, values in ((-1, (1.0,)), (99, (1.0,)), (cpu.number("srelu"), (1.0,))):
+        assert not cpu.serves(number, x, values)
+        assert _cpu.apply(number, 1, x, values, False) is None
+        assert _cpu.differentiate(number, 1, x, x, values, (False, True, False)) is None
+    assert _cpu.apply(cpu._FROM_OUTPUT["prelu"][0], 1, x, (0.25,), False) is None
+    assert _cpu.differentiate(cpu.number("prelu"), 1, x, x, (0.25,), (True, True)) is None
+    with pytest.raises(TypeError, match="3 arguments"):
+        _cpu.fits(0, x)
+    with pytest.raises(TypeError):
+        _cpu.fits("prelu", x, (0.25,))
+    with pytest.raises(ValueError, match="Capsule"):
+        _cpu.connect(None, Tensor, torch.nn.Parameter, torch.empty_like, Tensor.is_neg)
+
+
+def test_a_torch_that_does_not_say_where_its_tensors_lie() -> None:
+    program = """
+import torch
+del torch.Tensor.__dlpack_c_exchange_api__
+from pliant import AReLU
+from pliant.kernels import _cpu, cpu
+x = torch.linspace(-3, 3, 1001, requires_grad=True)
+assert not cpu.serves(cpu.number("dsrelu"), x, (1.5,)) and _cpu.apply(0, 1, x, (1.5,), False) is None
+for layer in (AReLU(fused=True), AReLU(fused=False)):
+    x.grad = None
+    layer(x).sin().sum().backward()
+    print([x.grad.double().square().sum().item(), *(p.grad.item() for p in layer.parameters())])
+"""
+    if not hasattr(Tensor, "__dlpack_c_exchange_api__"):
+        program = program.replace("del torch.Tensor.__dlpack_c_exchange_api__", "")
+    run = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    fused, plain = map(ast.literal_eval, run.stdout.splitlines())
+    assert fused == pytest.approx(plain, rel=1e-5)
 
 
 def test_functions_are_those_of_the_readable_versions() -> None:

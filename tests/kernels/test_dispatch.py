@@ -59,6 +59,16 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
             return _original(name, *args, **kwargs)
 
         monkeypatch.setattr(cpu, entry, spy)
+    quick = cpu.gradients
+
+    def spy_gradients(function: int, *args: Any) -> Any:
+        found = quick(function, *args)
+        if found is not None:
+            outputs = [cpu.number(name, from_output=True) for name in ("dsrelu", "prelu")]
+            seen.append("backward_from_output" if function in outputs else "backward")
+        return found
+
+    monkeypatch.setattr(cpu, "gradients", spy_gradients)
     with kernels.fused(None):
         yield seen
 
@@ -170,6 +180,7 @@ def test_what_cannot_be_had_is_an_error_that_says_why(case: str) -> None:
 
 def test_missing_kernels_are_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpu, "_unavailable", "none were built")
+    monkeypatch.setattr(cpu, "serves", lambda *_: False)
     monkeypatch.setattr(dispatch, "_warned", set())
     x = torch.randn(5)
     with kernels.fused(None):

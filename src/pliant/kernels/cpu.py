@@ -9,12 +9,12 @@ Everything here works on plain strided tensors and knows no autograd: who calls 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-__all__ = ["backward", "backward_from_output", "forward", "forward_", "isa", "refusal", "unavailable"]
+__all__ = ["backward", "backward_from_output", "forward", "forward_", "gradients", "isa", "refusal", "serves", "unavailable"]
 
 _OUTPUT = " from output"
 _unavailable: str | None = None
@@ -29,8 +29,21 @@ except ImportError as error:
 # name -> (number by which the extension knows it, number of its coefficients)
 _FUNCTIONS = {} if _unavailable else {name: (number, count) for number, (name, count) in enumerate(_cpu.functions())}
 _FROM_OUTPUT = {name.removesuffix(_OUTPUT): _FUNCTIONS.pop(name) for name in list(_FUNCTIONS) if name.endswith(_OUTPUT)}
+# Where torch has the protocol by which compiled code reads its tensors, a usual call is one call of the extension.
+if not _unavailable and (_exchange := getattr(Tensor, "__dlpack_c_exchange_api__", None)) is not None:
+    _cpu.connect(_exchange, Tensor, torch.nn.Parameter, torch.empty_like, Tensor.is_neg)
+serves: Callable[[int, Tensor, tuple[float | Tensor, ...]], bool] = (lambda *_: False) if _unavailable else _cpu.fits
+"""Whether the function of that number can take the input and the coefficients. Quicker than :func:`refusal`, and without its
+reasons: what it denies may be granted there."""
+
 # In the order of csrc/kernels.h.
 _DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
+
+
+def number(name: str | None, from_output: bool = False) -> int:
+    """By which :func:`serves` and :func:`gradients` know a function; -1 if there is no kernel for it."""
+    known = _FROM_OUTPUT if from_output else _FUNCTIONS
+    return known[name][0] if name in known else -1
 
 
 def unavailable() -> str | None:
@@ -82,6 +95,9 @@ def refusal(name: str, x: Tensor, values: Sequence[float | Tensor]) -> str | Non
 
 def forward(name: str, x: Tensor, values: tuple[float | Tensor, ...]) -> Tensor:
     """The function ``name`` of ``x``: a new tensor with the shape, dtype and memory format of ``x``."""
+    out = _cpu.apply(_FUNCTIONS[name][0], torch.get_num_threads(), x, values, False)
+    if out is not None:
+        return out
     out = torch.empty_like(x)
     _cpu.forward(
         _FUNCTIONS[name][0],
@@ -101,6 +117,8 @@ def forward_(name: str, x: Tensor, values: tuple[float | Tensor, ...]) -> Tensor
     Raises:
         RuntimeError: elements of ``x`` share memory, as after ``expand``.
     """
+    if _cpu.apply(_FUNCTIONS[name][0], torch.get_num_threads(), x, values, True) is not None:
+        return x
     dense = x.is_contiguous()
     if not dense and any(stride == 0 and size > 1 for size, stride in zip(x.shape, x.stride(), strict=True)):
         raise RuntimeError(
@@ -118,6 +136,22 @@ def forward_(name: str, x: Tensor, values: tuple[float | Tensor, ...]) -> Tensor
         x.numel() if dense else (x.shape, x.stride(), x.stride()),
     )
     return x
+
+
+def gradients(
+    function: int, grad: Tensor, x: Tensor, values: tuple[float | Tensor, ...], needs: tuple[bool, ...]
+) -> tuple[Tensor | None, ...] | None:
+    """What :func:`backward` or :func:`backward_from_output` gives, for a usual call: dense plain tensors of one dtype. Each
+    coefficient's gradient has its own shape and dtype.
+
+    Args:
+        function: its number, see :func:`number`; that from output takes the output for ``x``.
+        needs: for something before x, x, and each coefficient, whether its gradient is needed.
+
+    Returns:
+        A gradient or None for each of ``needs``; or None alone, where the call is not a usual one.
+    """
+    return _cpu.differentiate(function, torch.get_num_threads(), grad, x, values, needs)
 
 
 def backward(

@@ -154,10 +154,11 @@ class Kernel:
         always: the function is defined for positive coefficients only, so those on a GPU need not be waited for.
     """
 
-    __slots__ = ("always", "inverse", "name", "readable")
+    __slots__ = ("always", "from_output", "inverse", "name", "number", "readable")
 
     def __init__(self, name: str | None, readable: Readable, inverse: Readable | None = None, always: bool = False) -> None:
         self.name, self.readable, self.inverse, self.always = name, readable, inverse, always
+        self.number, self.from_output = cpu.number(name), cpu.number(name, from_output=True)
 
 
 class _Fused(torch.autograd.Function):
@@ -175,6 +176,8 @@ class _Fused(torch.autograd.Function):
         needs = ctx.needs_input_grad
         if _wants_readable(grad):
             return _readable_backward(kernel.readable, grad, x, values, needs)
+        if x.is_cpu and (dealt := cpu.gradients(kernel.number, grad, x, values, needs)) is not None:
+            return dealt
         backend: Any = cpu if x.is_cpu else gpu
         gx, gradients = backend.backward(kernel.name, grad, x, values, needs[1:])
         return _shared_out(gx, gradients, values, needs)
@@ -197,6 +200,8 @@ class _FusedInPlace(torch.autograd.Function):
         if _wants_readable(grad):
             assert kernel.inverse is not None
             return _readable_backward(kernel.readable, grad, kernel.inverse(y, *values), values, needs)
+        if y.is_cpu and (dealt := cpu.gradients(kernel.from_output, grad, y, values, needs)) is not None:
+            return dealt
         backend: Any = cpu if y.is_cpu else gpu
         gx, gradients = backend.backward_from_output(kernel.name, grad, y, values, needs[1:])
         return _shared_out(gx, gradients, values, needs)
@@ -274,7 +279,7 @@ def run(kernel: Kernel, x: Tensor, values: tuple[Value, ...], mode: bool | None)
         mode = _mode
     if mode is False or (name is None and mode is None):
         return None
-    why = obstacle(name, x, values)
+    why = None if cpu.serves(kernel.number, x, values) and not _transformed() else obstacle(name, x, values)
     if why is None:
         result: Tensor
         if _differentiates() and (x.requires_grad or _learns(values)):

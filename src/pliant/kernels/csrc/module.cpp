@@ -1,7 +1,8 @@
 // The Python module: picks the instruction set, divides the work between threads, walks memory that is not dense.
 //
-// It sees addresses, never tensors, so it needs no torch to be built and one binary serves every Python from 3.11 and every
-// torch. pliant/kernels/cpu.py is its only caller and answers for the addresses.
+// It needs no torch to be built, so one binary serves every Python from 3.11 and every torch. forward and backward see addresses,
+// never tensors; apply and differentiate read where plain dense tensors lie through DLPack's exchange protocol, which saves a
+// small tensor the price of asking in Python. pliant/kernels/cpu.py is the only caller, and answers for the addresses.
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -20,6 +21,7 @@
 #include <sys/mman.h>
 #endif
 
+#include "exchange.h"
 #include "kernels.h"
 
 namespace {
@@ -426,6 +428,202 @@ PyObject* backward(PyObject*, PyObject* const* args, Py_ssize_t count) {
     });
 }
 
+// The usual call, on tensors as they come: on the CPU, dense, plain. Whatever is not usual is left to the caller, who can
+// also say why.
+
+struct Torch {
+    const pliant::exchange::Api* api = nullptr;
+    PyObject *tensor = nullptr, *parameter = nullptr, *empty_like = nullptr, *is_neg = nullptr;
+} g_torch;
+
+struct View {
+    uintptr_t address;
+    int dtype;
+    size_t elements;
+    bool dense;
+};
+
+bool is_plain(PyObject* given) {
+    PyObject* type = reinterpret_cast<PyObject*>(Py_TYPE(given));
+    return type == g_torch.tensor || type == g_torch.parameter;
+}
+
+// The protocol does not say that a tensor stands for its negative.
+bool is_turned(PyObject* tensor) {
+    PyObject* answer = PyObject_CallFunctionObjArgs(g_torch.is_neg, tensor, nullptr);
+    const bool turned = answer != Py_False;
+    if (!answer) PyErr_Clear();
+    Py_XDECREF(answer);
+    return turned;
+}
+
+// Whether `given` is a tensor on the CPU of a known dtype; where it lies.
+bool look(PyObject* given, View& view, bool fresh = false) {
+    using namespace pliant::exchange;
+    if (!g_torch.api || !is_plain(given)) return false;
+    Tensor t;
+    if (g_torch.api->describe(given, &t) != 0) {
+        PyErr_Clear();
+        return false;
+    }
+    if (!fresh && is_turned(given)) return false;
+    if (t.device.type != kCpu || t.dtype.lanes != 1) return false;
+    if (t.dtype.code == kFloat && t.dtype.bits == 32) view.dtype = pliant::kFloat32;
+    else if (t.dtype.code == kFloat && t.dtype.bits == 64) view.dtype = pliant::kFloat64;
+    else if (t.dtype.code == kFloat && t.dtype.bits == 16) view.dtype = pliant::kFloat16;
+    else if (t.dtype.code == kBFloat && t.dtype.bits == 16) view.dtype = pliant::kBFloat16;
+    else return false;
+    view.address = reinterpret_cast<uintptr_t>(t.data) + t.byte_offset;
+    view.elements = 1;
+    view.dense = true;
+    for (int32_t d = t.dimensions; d-- > 0;) {
+        if (t.shape[d] != 1) view.dense = view.dense && t.strides[d] == int64_t(view.elements);
+        view.elements *= size_t(t.shape[d]);
+    }
+    view.dense = view.dense || view.elements == 0;
+    return true;
+}
+
+bool is_number(PyObject* given) { return PyFloat_CheckExact(given) || PyLong_CheckExact(given); }
+
+PyObject* fits(PyObject*, PyObject* const* args, Py_ssize_t count) {
+    if (count != 3) return PyErr_Format(PyExc_TypeError, "fits takes 3 arguments, %zd given", count);
+    const long function = PyLong_AsLong(args[0]);
+    const Py_ssize_t values = PyTuple_Size(args[2]);
+    if (PyErr_Occurred()) return nullptr;
+    View view;
+    if (function < 0 || function >= pliant::kFunctions || values != pliant::kCoefficients[function] || !look(args[1], view))
+        Py_RETURN_FALSE;
+    for (Py_ssize_t i = 0; i < values; ++i) {
+        PyObject* value = PyTuple_GetItem(args[2], i);
+        if (!is_number(value) && (!look(value, view) || view.elements != 1)) Py_RETURN_FALSE;
+    }
+    Py_RETURN_TRUE;
+}
+
+// Function, threads and coefficients of a usual call; false, without an exception, if it is not one.
+bool read_usual(PyObject* function, PyObject* threads, PyObject* values, const View& x, Call& call) {
+    const long number = PyLong_AsLong(function), wanted = PyLong_AsLong(threads);
+    if (PyErr_Occurred() || number < 0 || number >= pliant::kFunctions || wanted < 1) return false;
+    call.function = int(number);
+    call.dtype = x.dtype;
+    call.threads = size_t(wanted);
+    if (PyTuple_Size(values) != pliant::kCoefficients[number]) return false;
+    for (int i = 0; i < pliant::kCoefficients[number]; ++i) {
+        PyObject* value = PyTuple_GetItem(values, i);
+        View view;
+        if (is_number(value)) call.coefficients[i] = PyFloat_AsDouble(value);
+        else if (!look(value, view) || view.elements != 1) return false;
+        else if (view.dtype == pliant::kFloat32) call.coefficients[i] = *reinterpret_cast<const float*>(view.address);
+        else if (view.dtype == pliant::kFloat64) call.coefficients[i] = *reinterpret_cast<const double*>(view.address);
+        else return false;
+    }
+    return !PyErr_Occurred();
+}
+
+// A tensor like `model`, whose kind is known; null with an exception, or if it lies otherwise than expected.
+PyObject* like(PyObject* model, const View& expected, View& view) {
+    PyObject* made = PyObject_CallFunctionObjArgs(g_torch.empty_like, model, nullptr);
+    if (made && !(look(made, view, true) && view.dense && view.dtype == expected.dtype && view.elements == expected.elements)) {
+        Py_DECREF(made);
+        return nullptr;
+    }
+    return made;
+}
+
+PyObject* nothing_or_error() {
+    if (PyErr_Occurred()) return nullptr;
+    Py_RETURN_NONE;
+}
+
+PyObject* apply(PyObject*, PyObject* const* args, Py_ssize_t count) {
+    if (count != 5) return PyErr_Format(PyExc_TypeError, "apply takes 5 arguments, %zd given", count);
+    Call call;
+    View x, out;
+    PyObject* const given = args[2];
+    if (!look(given, x) || !x.dense || !read_usual(args[0], args[1], args[3], x, call) ||
+        !g_kernels->forward[call.function][call.dtype])
+        return nothing_or_error();
+    const bool in_place = args[4] == Py_True;
+    PyObject* result = in_place ? Py_NewRef(given) : like(given, x, out);
+    if (!result) return nothing_or_error();
+    PyObject* done = run(x.elements, [&] { forward_dense(call, in_place ? x.address : out.address, x.address, x.elements); });
+    if (!done) {
+        Py_DECREF(result);
+        return nullptr;
+    }
+    Py_DECREF(done);
+    return result;
+}
+
+PyObject* differentiate(PyObject*, PyObject* const* args, Py_ssize_t count) {
+    if (count != 6) return PyErr_Format(PyExc_TypeError, "differentiate takes 6 arguments, %zd given", count);
+    Call call;
+    View grad, x, grad_x{}, value, part;
+    if (!look(args[3], x) || !x.dense || !look(args[2], grad) || !grad.dense || grad.dtype != x.dtype ||
+        grad.elements != x.elements || !read_usual(args[0], args[1], args[4], x, call))
+        return nothing_or_error();
+    const Py_ssize_t coefficients = pliant::kCoefficients[call.function];
+    if (PyTuple_Size(args[5]) != coefficients + 2) return nothing_or_error();
+
+    // What autograd is given for each input of the call: nothing, or a tensor.
+    PyObject* dealt = PyTuple_New(coefficients + 2);
+    if (!dealt) return nullptr;
+    struct Sum {
+        View place;
+        bool wanted;
+    } sums[pliant::kMaxCoefficients] = {};
+    bool sum = false, usual = true;
+    for (Py_ssize_t i = 0; i < coefficients + 2; ++i) {
+        PyObject* made = nullptr;
+        if (i > 0 && PyTuple_GetItem(args[5], i) == Py_True) {
+            if (i == 1) {
+                made = like(args[3], x, grad_x);
+                usual = usual && made;
+            } else if (PyObject* given = PyTuple_GetItem(args[4], i - 2); !is_number(given)) {
+                made = look(given, value) ? like(given, value, part) : nullptr;
+                usual = usual && made;
+                sums[i - 2] = {part, made != nullptr};
+                sum = true;
+            }
+        }
+        PyTuple_SetItem(dealt, i, made ? made : Py_NewRef(Py_None));
+    }
+    if (!usual) {
+        Py_DECREF(dealt);
+        return nothing_or_error();
+    }
+    double totals[pliant::kMaxCoefficients] = {};
+    PyObject* done = run(x.elements, [&] {
+        by_item_size(call.dtype, [&](auto zero) {
+            backward_blocks<decltype(zero)>(
+                call, grad_x.address, sum ? reinterpret_cast<uintptr_t>(totals) : 0, grad.address, x.address, nullptr,
+                x.elements);
+        });
+    });
+    if (!done) {
+        Py_DECREF(dealt);
+        return nullptr;
+    }
+    Py_DECREF(done);
+    for (Py_ssize_t i = 0; i < coefficients; ++i) {
+        if (!sums[i].wanted) continue;
+        const double total = call.dtype == pliant::kFloat64 ? totals[i] : double(reinterpret_cast<const float*>(totals)[i]);
+        if (sums[i].place.dtype == pliant::kFloat64) *reinterpret_cast<double*>(sums[i].place.address) = total;
+        else *reinterpret_cast<float*>(sums[i].place.address) = float(total);
+    }
+    return dealt;
+}
+
+PyObject* connect(PyObject*, PyObject* const* args, Py_ssize_t count) {
+    if (count != 5) return PyErr_Format(PyExc_TypeError, "connect takes 5 arguments, %zd given", count);
+    const auto* api = static_cast<const pliant::exchange::Api*>(PyCapsule_GetPointer(args[0], "dlpack_exchange_api"));
+    if (!api) return nullptr;
+    if (api->major != pliant::exchange::kMajor || !api->describe) Py_RETURN_FALSE;
+    g_torch = {api, Py_NewRef(args[1]), Py_NewRef(args[2]), Py_NewRef(args[3]), Py_NewRef(args[4])};
+    Py_RETURN_TRUE;
+}
+
 PyObject* functions(PyObject*, PyObject*) {
     PyObject* all = PyTuple_New(pliant::kFunctions);
     for (Py_ssize_t i = 0; all && i < pliant::kFunctions; ++i)
@@ -462,6 +660,15 @@ PyMethodDef methods[] = {
     {"backward", method(backward), METH_FASTCALL,
      "backward(function, dtype, threads, coefficients, grad_x or 0, sums or 0, grad, x,\n"
      "         elements or (shape, grad_x strides, grad strides, x strides))"},
+    {"connect", method(connect), METH_FASTCALL,
+     "connect(exchange capsule, Tensor, Parameter, empty_like, is_neg): whether the three below can serve with this torch."},
+    {"fits", method(fits), METH_FASTCALL,
+     "fits(function, x, coefficients): whether all are numbers or plain tensors on the CPU, one element a coefficient."},
+    {"apply", method(apply), METH_FASTCALL,
+     "apply(function, threads, x, coefficients, in place): the result, or None if the call is not a usual one."},
+    {"differentiate", method(differentiate), METH_FASTCALL,
+     "differentiate(function, threads, grad, x, coefficients, needs): None, the gradient of x and those of the coefficients,\n"
+     "or None if the call is not a usual one. needs has a place for each of them."},
     {"functions", functions, METH_NOARGS, "(name, number of coefficients) in the order of the numbers that name them."},
     {"isa", isa, METH_NOARGS, "The instruction set in use."},
     {"instruction_sets", instruction_sets, METH_NOARGS, "Those this processor can run, best first."},
