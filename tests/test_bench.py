@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from pliant import AReLU, DomainError, DSReLU, PliantError, UnknownNameError, bench, cli
 from pliant.bench import agreement, compilation, kernels, machine, networks, session, steps, subjects, targets, timing
 from pliant.bench.kernels import Contestant, Size
+from pliant.kernels import status
 
 ROOT = Path(__file__).parents[1]
 TINY = Size("tiny", (16, 33))
@@ -195,7 +196,7 @@ def test_a_race_is_interleaved_and_every_round_has_everybody() -> None:
     turns: list[str] = []
     runners = [timing.Runner(n, {"work": lambda _, n=n: turns.append(n)}) for n in "abc"]
     monkey = timing.race(runners, 1e-9, OneCall())
-    assert monkey.rounds == timing.AT_LEAST
+    assert monkey.rounds == timing.ENOUGH
     rounds = [turns[i : i + 3] for i in range(3 * timing.WARM_UP, len(turns), 3)]
     assert all(sorted(r) == ["a", "b", "c"] for r in rounds)
     assert len({tuple(r) for r in rounds}) > 1, "the order is drawn anew"
@@ -204,6 +205,22 @@ def test_a_race_is_interleaved_and_every_round_has_everybody() -> None:
 class OneCall(timing.CpuWatch):
     def turn(self, runner: timing.Runner, calls: int) -> list[float]:
         return super().turn(runner, 1)
+
+
+class Told:
+    """Takes the seconds from the runner's name."""
+
+    def turn(self, runner: timing.Runner, calls: int) -> list[float]:
+        return [float(runner.name)] * 2
+
+
+def test_a_slow_runner_sits_out_once_it_was_seen() -> None:
+    race = timing.race([timing.Runner(n, {"work": lambda _: None}) for n in ("1.0", "2.9", "3.1", "50")], 1e-9, Told())
+    counted = {name: len(stages["total"]) for name, stages in race.seconds.items()}
+    assert counted == {"1.0": timing.ENOUGH, "2.9": timing.ENOUGH, "3.1": timing.AT_LEAST, "50": timing.AT_LEAST}
+    assert race.rounds == timing.ENOUGH
+    assert race.ratio("50", "1.0", "total").median == 50
+    assert race.ratio("1.0", "50", "total").median == 0.02
 
 
 def test_ratios_are_taken_within_a_round() -> None:
@@ -244,6 +261,7 @@ def test_large_tensors_are_measured_with_fresh_and_with_kept_memory() -> None:
     # In a process of its own: what other tests have freed would be handed out again in any mode.
     code = """
 import resource, torch
+from pliant.kernels import status
 from pliant.bench import machine
 
 def page_faults():
@@ -393,6 +411,7 @@ def test_the_command_measures_writes_and_shows(command: Any, monkeypatch: pytest
     assert "mine.json" not in result["command"]
     assert {"cpu", "cores", "threads", "torch", "python", "kernels"} <= set(result["environment"])
     assert result["environment"]["threads"] == 1
+    assert result["environment"]["kernels"] == status("cpu")["cpu"]
     assert [r["activation"] for r in result["kernels"]] == ["dsrelu", "srelu[beta=learned(0.25)]"]
     for record in result["kernels"]:
         assert record["rounds"] >= timing.AT_LEAST

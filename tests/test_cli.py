@@ -19,6 +19,11 @@ def test_help_and_version(pliant) -> None:
     assert pliant("--version")[1].startswith("pliant ")
 
 
+def test_as_a_module_of_the_python_that_is_asked() -> None:
+    run = subprocess.run([sys.executable, "-m", "pliant", "--version"], check=True, capture_output=True, text=True)
+    assert run.stdout.startswith("pliant ")
+
+
 GOOD = 'activations = ["relu"]\ndataset = { name = "wdbc" }\nmodel = { name = "ffnn" }\n'
 
 

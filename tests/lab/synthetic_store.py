@@ -61,6 +61,8 @@ def _course(activation: str, epochs: int, variant: int) -> tuple[bytes, dict[str
     for i in range(epochs):
         row: dict[str, Any] = {k: v[i] for k, v in curves.items() if isinstance(v, list)} | {"epoch": i + 1}
         row["coefficients"] = {}
+        row["increments"] = {f"{site}.weight": 0.1 / (i + 1) for site in SITES}
+        row["single_weights"] = {f"{SITES[0]}.weight": [0.01 / (i + 1), -0.02 / (i + 1), 0.0, 0.001]}
         for (site, c), values in moved.items():
             row["coefficients"].setdefault(site, {})[c] = float(values[i])
         lines.append(json.dumps(row, sort_keys=True, separators=(",", ":")))

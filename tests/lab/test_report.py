@@ -214,6 +214,10 @@ def history(activation: str, epochs: int, rng: np.random.Generator) -> list[dict
                 "validation_accuracy": float(min(1.0, 1.0 - 0.3 * validation[i])),
                 "seconds": 0.03,
                 "coefficients": coefficients,
+                "increments": {f"layer{k}.weight": float(0.5 / (i + 1 + k) / slow) for k in range(14)},
+                "single_weights": {
+                    f"layer{k}.weight": [float((-1) ** j * 0.01 / (i + 1)) for j in range(4)] for k in (0, 4, 8)
+                },
             }
         )
     return out
@@ -353,8 +357,8 @@ def test_the_sections_stand_in_order_and_the_navigation_leads_to_each(page: Path
     assert len(tree.all("h1")) == 1
     sections = [attributes["id"] for attributes in tree.all("section")]
     assert sections == [
-        "verdict", "table", "differences", "folds", "curves", "functions", "coefficients", "confusion", "reliability", "gap",
-        "time", "failures", "paper", "deviations", "again",
+        "verdict", "table", "differences", "folds", "curves", "functions", "coefficients", "weights", "confusion",
+        "reliability", "gap", "time", "failures", "paper", "deviations", "again",
     ]  # fmt: skip
     links = [a["href"] for a in tree.all("a") if (a["href"] or "").startswith("#")]
     assert [f"#{s}" for s in sections] == [link for link in links[1:] if "deviation-" not in link]
@@ -370,7 +374,7 @@ def test_the_sections_stand_in_order_and_the_navigation_leads_to_each(page: Path
 def test_every_figure_says_what_it_shows_with_n_and_has_its_data(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     figures = re.findall(r"<figure.*?</figure>", text, re.S)
-    assert len(figures) == 11
+    assert len(figures) == 13
     for figure in figures:
         caption = re.search(r"<figcaption>(.*?)</figcaption>", figure, re.S)
         assert caption is not None
@@ -554,7 +558,7 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def test_a_partial_study_still_gives_a_page(parts: dict[str, Path]) -> None:
     for what, path in parts.items():
         text = path.read_text(encoding="utf-8")
-        assert len(Tree(text).all("section")) == 15, what
+        assert len(Tree(text).all("section")) == 16, what
         json.dumps(payload(text), allow_nan=False)
         assert ">nan" not in text, what
         assert ">inf" not in text, what
@@ -654,6 +658,44 @@ def test_coefficients_per_channel_are_summed_up_and_the_caption_says_so(tmp_path
     assert "up to 11" in text
 
 
+def test_how_the_weights_moved(tmp_path: Path) -> None:
+    names = {"relu": "ReLU", "arelu": "AReLU"}
+    rows = study_rows(names, 1, 3, np.random.default_rng(2))
+    epoch = {"train_loss": 1.0, "train_accuracy": 0.5, "validation_loss": 1.0, "validation_accuracy": 0.5, "seconds": 1.0}
+
+    def history_of(row: dict[str, Any]) -> list[dict[str, Any]]:
+        size = (row["fold"] + 1) * (2.0 if row["activation"] == "arelu" else 1.0)
+        # The last of the third fold's weights has diverged.
+        moved = [size, size / 10, None if row["fold"] == 2 else size / 100]
+        increments = dict(zip(("a.weight", "b.weight", "c.weight"), moved, strict=True))
+        return [
+            {
+                "epoch": i,
+                **epoch,
+                "coefficients": {},
+                "increments": increments,
+                "single_weights": {"a.weight": [0.1 * i, -size]},
+            }
+            for i in (1, 2)
+        ]
+
+    histories = {r["key"]: history_of(r) for r in rows}
+    text = text_of(ReportData("t", "q", rows=rows, verdict=verdict_of(rows, names), histories=histories), tmp_path)
+    table = packed(payload(text), "increments")
+    series = list(zip(*(table[name] for name in ("label", "site", "epoch", "n", "mean")), strict=True))
+    assert ("ReLU", "a.weight", 1, 3, 2) in series
+    assert ("AReLU", "b.weight", 2, 3, 0.4) in series
+    assert ("ReLU", "c.weight", 2, 2, 0.015) in series
+    assert len(series) == 2 * 3 * 2
+    single = packed(payload(text), "single_weights")
+    first = {(r["activation"]): r for r in reversed(rows)}
+    assert set(zip(*(single[name] for name in ("label", "site", "which", "epoch", "change")), strict=True)) == {
+        (names[a], "a.weight", f"weight {k}", i, (0.1 * i, -1.0 if a == "relu" else -2.0)[k - 1])
+        for a in first for k in (1, 2) for i in (1, 2)
+    }  # fmt: skip
+    assert "left out" not in text[text.index('id="weights"') : text.index('id="confusion"')]
+
+
 def test_many_classes_keep_the_most_confused_ones(tmp_path: Path) -> None:
     matrix = np.diag(np.full(200, 50))
     matrix[7, 9] = 40
@@ -683,6 +725,8 @@ def test_long_runs_and_deep_models_are_thinned_and_the_page_says_so(tmp_path: Pa
     epochs = packed(data, "curves")["epoch"]
     assert (min(epochs), max(epochs)) == (1, 3_000)
     assert "of 3000 epochs are drawn" in text
+    assert len(set(packed(data, "increments")["site"])) == 12
+    assert "2 tensors in between are left out" in text
     assert len(text) < 3 * MEGABYTE
 
 

@@ -113,7 +113,20 @@ def test_the_paper_table_says_consistent_or_not_by_the_stated_rule(whole: Report
 def test_figures_are_files_with_fonts_and_data_and_the_paper_s_names(whole: ReportData, tmp_path: Path) -> None:
     data = dataclasses.replace(whole, names={"curves": "figure_2", "table": "table_1"})
     written = {p.name: p for p in write_figures(data, tmp_path)}
-    ids = ("forest", "folds", "gallery", "shape", "coefficients", "layers", "confusions", "calibration", "gap", "times")
+    ids = (
+        "forest",
+        "folds",
+        "gallery",
+        "shape",
+        "coefficients",
+        "layers",
+        "increments",
+        "single_weights",
+        "confusions",
+        "calibration",
+        "gap",
+        "times",
+    )
     assert set(written) == {f"{name}.{kind}" for name in (*ids, "figure_2") for kind in ("svg", "pdf", "csv")}
     for name, path in written.items():
         content = path.read_bytes()

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from pliant import kernels
 from pliant.errors import PliantError
 
 __all__ = ["cache_bytes", "can_keep_memory", "environment", "kept_memory", "slug"]
@@ -61,21 +62,12 @@ def environment(device: str) -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "pliant": metadata.version("pliant"),
-        "kernels": _kernels(),
+        "kernels": kernels.status(device)[device],
     }
     if device == "cuda":
         known |= {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda}
         known["capability"] = ".".join(map(str, torch.cuda.get_device_capability()))
     return known
-
-
-def _kernels() -> str | None:
-    """The instruction set of the fused kernels, or None where there are none."""
-    try:
-        from pliant import kernels  # type: ignore[attr-defined,unused-ignore]
-    except ImportError:
-        return None
-    return str(getattr(kernels, "isa", "unknown"))
 
 
 # --- memory of the CPU ------------------------------------------------------------------------------------------------

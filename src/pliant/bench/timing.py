@@ -27,7 +27,12 @@ SHORTEST_TURN = 2e-3
 """Seconds. A shorter call is repeated within its turn, and the turn gives the median of the calls: one that the scheduler
 interrupts must not count as the turn's speed."""
 AT_LEAST = 5
-"""Rounds, also where the time asked for allows fewer."""
+"""Rounds of every runner, also where the time asked for allows fewer."""
+ENOUGH = 15
+"""Rounds of those that are not slow, likewise: the differences that matter are between them."""
+SLOW = 3.0
+"""Times the first runner. One beyond that sits out after ``AT_LEAST`` rounds: what is ten times slower needs no more to be
+told apart, and would take most of the time."""
 
 
 @dataclass(frozen=True)
@@ -122,38 +127,39 @@ class CudaWatch:
 
 @dataclass(frozen=True)
 class Race:
-    """The seconds of every round: ``seconds[runner][stage][round]``. The stage ``total`` is all of them together."""
+    """The seconds of every round: ``seconds[runner][stage][round]``, of a slow runner the first rounds only. The stage
+    ``total`` is all of them together."""
 
     seconds: Mapping[str, Mapping[str, Sequence[float]]]
 
     @property
     def rounds(self) -> int:
         """How many rounds were counted."""
-        return len(next(iter(next(iter(self.seconds.values())).values())))
+        return max(len(rounds) for stages in self.seconds.values() for rounds in stages.values())
 
     def time(self, runner: str, stage: str) -> Spread:
         """Seconds of a stage."""
         return Spread.of(self.seconds[runner][stage])
 
     def ratio(self, runner: str, baseline: str, stage: str) -> Spread:
-        """Seconds of ``runner`` over seconds of ``baseline``, round by round."""
-        pairs = zip(self.seconds[runner][stage], self.seconds[baseline][stage], strict=True)
+        """Seconds of ``runner`` over seconds of ``baseline``, round by round, where both had a turn."""
+        pairs = zip(self.seconds[runner][stage], self.seconds[baseline][stage], strict=False)
         return Spread.of([a / b for a, b in pairs])
 
 
 def race(runners: Sequence[Runner], seconds: float, watch: Watch, *, seed: int = 0) -> Race:
-    """Let the runners take turns, in a random order every round, for about ``seconds`` and at least :data:`AT_LEAST` rounds.
+    """Let the runners take turns, in a random order every round, for about ``seconds`` and at least :data:`ENOUGH` rounds; slow
+    ones for :data:`AT_LEAST`.
 
     Args:
-        runners: one or more, with the same stages and different names.
+        runners: one or more, with the same stages and different names. First what the others are compared with.
         seconds: for all rounds together, warm-up not counted.
         watch: how a turn is timed.
         seed: of the orders.
     """
-    calls = {}
-    for runner in runners:
-        once = min(watch.turn(runner, 1)[-1] for _ in range(WARM_UP))
-        calls[runner.name] = max(1, math.ceil(SHORTEST_TURN / max(once, 1e-7)))
+    once = {r.name: max(1e-7, min(watch.turn(r, 1)[-1] for _ in range(WARM_UP))) for r in runners}
+    calls = {name: max(1, math.ceil(SHORTEST_TURN / taken)) for name, taken in once.items()}
+    quick = [r for r in runners if once[r.name] <= SLOW * once[runners[0].name]]
     order = random.Random(seed)
     stages = [*runners[0].stages, "total"]
     taken: dict[str, list[list[float]]] = {r.name: [] for r in runners}
@@ -162,8 +168,9 @@ def race(runners: Sequence[Runner], seconds: float, watch: Watch, *, seed: int =
     gc.disable()
     try:
         began, done = time.perf_counter(), 0
-        while done < AT_LEAST or time.perf_counter() - began < seconds:
-            for runner in order.sample(list(runners), len(runners)):
+        while done < ENOUGH or time.perf_counter() - began < seconds:
+            field = list(runners) if done < AT_LEAST else quick
+            for runner in order.sample(field, len(field)):
                 taken[runner.name].append(watch.turn(runner, calls[runner.name]))
             done += 1
     finally:

@@ -23,6 +23,7 @@ from pliant.coefficients import Fixed
 from pliant.groups import activation_parameters
 from pliant.lab import optimizers
 from pliant.lab.batches import batches
+from pliant.lab.increments import mean_log
 from pliant.lab.protocol import Split, seed_of
 from pliant.lab.ranks import ALONE, Ranks
 from pliant.lab.store import CHECKPOINT, TrialDirectory
@@ -31,6 +32,9 @@ from pliant.lab.study import TrialSpec
 __all__ = ["Course", "State", "coefficients"]
 
 Report = Callable[[Mapping[str, float]], None]
+
+NOT_CURVES = ("epoch", "coefficients", "increments", "single_weights")
+"""What a history row has beside one number an epoch."""
 
 
 @dataclass
@@ -108,12 +112,23 @@ class Course(ABC):
         if not self.ranks.rank:
             self.trial.truncate_history(self.state.epoch)
 
-    def record(self, line: Mapping[str, float], coefficients: Mapping[str, Any], seconds: float, report: Report) -> None:
-        """Write the history row of the epoch that just ended and tell whoever listens."""
+    def record(
+        self,
+        line: Mapping[str, float],
+        coefficients: Mapping[str, Any],
+        seconds: float,
+        report: Report,
+        moved: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Write the history row of the epoch that just ended and tell whoever listens.
+
+        Args:
+            moved: what :mod:`pliant.lab.increments` says of the weights.
+        """
         if self.ranks.rank:
             return
         epoch = self.state.epoch
-        self.trial.append_history({"epoch": epoch, **line, "seconds": seconds, "coefficients": coefficients})
+        self.trial.append_history({"epoch": epoch, **line, "seconds": seconds, "coefficients": coefficients, **(moved or {})})
         report({"epoch": epoch, "epochs": self.spec.train.epochs, self.judged_by: line[self.judged_by]})
 
     def save(self) -> None:
@@ -148,7 +163,8 @@ class Course(ABC):
                 },
                 "curves": {
                     "steps_per_epoch": self.steps_per_epoch,
-                    **{k: [e.get(k) for e in history] for k in history[0] if k not in ("epoch", "coefficients")},
+                    **{k: [e.get(k) for e in history] for k in history[0] if k not in NOT_CURVES},
+                    **({"log_increment": [mean_log(e["increments"]) for e in history]} if "increments" in history[0] else {}),
                 },
                 "provenance": {
                     "started": self.started,

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["LATE", "areas", "crossing", "gap_at", "late_spread", "matched_level", "times_to"]
+__all__ = ["LATE", "areas", "crossing", "gap_at", "increments", "late_spread", "matched_level", "times_to"]
 
 LATE = 15
 """The epochs at the end of a training over which its restlessness is measured."""
@@ -46,6 +46,19 @@ def late_spread(curves: Curves) -> dict[str, float | None]:
     late = _values(curves, "validation_loss")[-LATE:]
     found = float(np.std(late, ddof=1)) if len(late) == LATE else math.nan
     return {"validation_loss_late_sd": found if math.isfinite(found) else None}
+
+
+def increments(curves: Curves) -> dict[str, float | None]:
+    """The mean natural logarithm of the relative increments of the weights (:mod:`pliant.lab.increments`) over the first and
+    over the last quarter of the epochs: a difference of 0.1 is a factor of 1.1. None where they were not recorded, or an epoch
+    has none. Only trainings of equal length can be compared by them."""
+    values = _values(curves, "log_increment")
+    quarter = max(1, len(values) // 4)
+    parts = {"early": values[:quarter], "late": values[-quarter:]}
+    return {
+        f"log_increment_{name}": float(part.mean()) if part.size and np.isfinite(part).all() else None
+        for name, part in parts.items()
+    }
 
 
 def times_to(curves: Curves, threshold: float) -> dict[str, float | None]:

@@ -52,8 +52,19 @@ RECORD: Final = "record.json"
 LARGEST: Final = 200_000
 """Bytes above which predictions and a figure stay out of a record; what stays out is said in it."""
 
-FIGURES: Final = ("forest", "curves", "shape", "coefficients", "layers", "confusions", "gap", "times")
-COURSES: Final = ("curves", "coefficients", "layers", "confusions")
+FIGURES: Final = (
+    "forest",
+    "curves",
+    "shape",
+    "coefficients",
+    "layers",
+    "increments",
+    "single_weights",
+    "confusions",
+    "gap",
+    "times",
+)
+COURSES: Final = ("curves", "coefficients", "layers", "increments", "single_weights", "confusions")
 
 
 class RecordError(PliantError):

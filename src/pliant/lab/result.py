@@ -170,6 +170,7 @@ class Result:
             if "curves" in result:
                 measured |= curves.areas(result["curves"])
                 measured |= curves.late_spread(result["curves"])
+                measured |= curves.increments(result["curves"])
                 for threshold in self.study.thresholds:
                     measured |= curves.times_to(result["curves"], threshold)
                 if "train_accuracy" in result["curves"]:

@@ -38,6 +38,7 @@ from pliant.coefficients import Fixed
 from pliant.lab import dropout, optimizers
 from pliant.lab.batches import Examples, batches
 from pliant.lab.datasets import Data
+from pliant.lab.increments import Increments
 from pliant.lab.store import TrialDirectory
 from pliant.lab.study import Custom, TrialSpec, canonical
 from pliant.lab.train import Training, begin, coefficients, device_of, hits, loss_of, train
@@ -441,6 +442,7 @@ class _Stack:
         self._load_optimizer()
         self.clock = Clock(self.network, self.spec.train.epochs * steps, steps)
         self.best = [self._gathered(slot) for slot in self.slots]
+        self.moved = Increments({s.name: s.tensor.detach() for s in self.slots if s.rows and s.tensor.dim() > 2})
         self.examples, self.offsets = Examples.together([lane.training.examples for lane in self.lanes])
         self.fitted = self._together([lane.training.fitted for lane in self.lanes])
         self.held = self._together([lane.training.held for lane in self.lanes])
@@ -637,13 +639,13 @@ def _run(lanes: list[_Lane], report: Report, checkpoint_every: float) -> None:
             if stack.spec.train.train_scores == "evaluated":
                 again = stack.evaluate(stack.fitted, "evaluated_train")
                 lines = [a | b for a, b in zip(lines, again, strict=True)]
-            found = stack.coefficients()
+            found, moved = stack.coefficients(), stack.moved.read() or [{}] * len(stack.lanes)
             share = (time.perf_counter() - mark) / len(stack.lanes)
             mark = time.perf_counter()
-            for lane, line, values in zip(stack.lanes, lines, found, strict=True):
+            for lane, line, values, by in zip(stack.lanes, lines, found, moved, strict=True):
                 lane.training.state.seconds += share
                 tell = functools.partial(report, lane.place)
-                lane.training.record(line, values, share, tell)
+                lane.training.record(line, values, share, tell, by)
             if time.perf_counter() - written >= checkpoint_every:
                 for i, lane in enumerate(stack.lanes):
                     if lane.training.goes_on:

@@ -25,6 +25,7 @@ from pliant.lab import dropout, models, optimizers
 from pliant.lab.batches import Changes, Examples, batches
 from pliant.lab.course import Course, coefficients
 from pliant.lab.datasets import Data
+from pliant.lab.increments import Increments, weights
 from pliant.lab.network import construct
 from pliant.lab.protocol import Split, seed_of, split
 from pliant.lab.ranks import ALONE, Ranks
@@ -145,6 +146,7 @@ def _train(training: Training, report: Callable[[Mapping[str, float]], None], ch
     session = time.perf_counter() - state.seconds
     written = time.perf_counter()
     top_5 = "top_5_epoch_rows" in spec.quirks
+    moved = Increments(weights(network, training.activations))
 
     while training.goes_on:
         start = time.perf_counter()
@@ -175,7 +177,7 @@ def _train(training: Training, report: Callable[[Mapping[str, float]], None], ch
                 scores = score(_numpy(examples.y[rows]), _probabilities(given, training.data), training.data.task)
                 line |= {f"{name}_{m}": scores[m] for m in TOP_METRICS}
         state.seconds = time.perf_counter() - session
-        training.record(line, coefficients(network), time.perf_counter() - start, report)
+        training.record(line, coefficients(network), time.perf_counter() - start, report, *moved.read())
         if time.perf_counter() - written >= checkpoint_every and training.goes_on:
             training.save()
             written = time.perf_counter()

@@ -29,6 +29,8 @@ MATRIX_CELLS = 16_000
 CONFUSED_PAIRS = 10
 PROFILE_STOPS = 21
 FOLDS_DRAWN = 60
+WEIGHTS_DRAWN = 12
+WEIGHT_ROWS = 6_000
 SCORED = ("done", "diverged")
 
 
@@ -206,6 +208,11 @@ class Traces:
     columns: Sequence[str]
     """The numbers that the curves hold of each epoch."""
     coefficients: Table
+    increments: Table
+    """Of whole weight tensors, from epoch to epoch."""
+    single_weights: Table
+    """Changes of single weights from epoch to epoch, in the first trial of each activation."""
+    weights_left_out: int
     trials: int
     epochs: int
     curve_epochs: int
@@ -216,7 +223,7 @@ class Traces:
 
 
 def traces(data: ReportData, names: Mapping[str, str]) -> Traces:
-    """Mean and central 80 % of the curves and of the coefficients over trials, per epoch.
+    """Mean and central 80 % of the curves, of the coefficients and of the increments of weights over trials, per epoch.
 
     Each history is read once and released: ``histories`` may fetch them from disk.
     """
@@ -228,6 +235,8 @@ def traces(data: ReportData, names: Mapping[str, str]) -> Traces:
             keys.setdefault(str(row.get("activation")), []).append(key)
     curves: dict[str, Array] = {}
     moved: dict[str, dict[tuple[str, str], Array]] = {}
+    increments: dict[str, dict[str, Array]] = {}
+    singles: dict[str, dict[tuple[str, str], Array]] = {}
     trials = 0
     channels = 1
     for activation, mine in keys.items():
@@ -246,11 +255,30 @@ def traces(data: ReportData, names: Mapping[str, str]) -> Traces:
                 for site in sites
             }
         )
+        label = names.get(activation, activation)
+        tensors = list(dict.fromkeys(name for t in read for name in t.increments))
+        increments[label] = {
+            name: _summary(_stacked([t.increments[name] for t in read if name in t.increments], length))[:, 0]
+            for name in tensors
+        }
+        singles[label] = read[0].singles
     epochs = max((c.shape[0] for c in curves.values()), default=0)
     drawn = _thinned(epochs, max(20, CURVE_ROWS // max(1, len(curves))))
     coefficient_table, left_out = _coefficient_table(moved, epochs)
-    table_of_curves = _curve_table(curves, drawn, columns)
-    return Traces(table_of_curves, columns, coefficient_table, trials, epochs, len(drawn), channels, left_out)
+    increment_table, weights_left_out = _increment_table(increments, epochs)
+    return Traces(
+        _curve_table(curves, drawn, columns),
+        columns,
+        coefficient_table,
+        increment_table,
+        _single_table(singles, epochs),
+        weights_left_out,
+        trials,
+        epochs,
+        len(drawn),
+        channels,
+        left_out,
+    )
 
 
 def _curve_columns(data: ReportData) -> tuple[str, ...]:
@@ -267,6 +295,8 @@ class _Trace:
     curves: Array  # (epochs, columns)
     coefficients: dict[tuple[str, str], Array]  # (site, name) -> (epochs, 3): mean, 10th, 90th percentile over channels
     channels: int
+    increments: dict[str, Array]  # weight tensor -> (epochs, 1)
+    singles: dict[tuple[str, str], Array]  # (weight tensor, which of its weights) -> (epochs, 1)
 
     @classmethod
     def of(cls, history: Sequence[Epoch], columns: Sequence[str]) -> _Trace:
@@ -300,7 +330,19 @@ class _Trace:
                         trace[at] = (flat.mean(), *np.percentile(flat, (10, 90)))
             else:
                 trace[ats] = _numbers(values)[:, None]
-        return cls(curves, moved, channels)
+        increments: dict[str, Array] = {}
+        singles: dict[tuple[str, str], Array] = {}
+        for at, epoch in known:
+            for name, value in _mapping(epoch.get("increments")).items():
+                increments.setdefault(str(name), np.full((length, 1), np.nan))[at - 1] = _float(value)
+            for name, values in _mapping(epoch.get("single_weights")).items():
+                for i, value in enumerate(_flat(values if isinstance(values, Sequence) else ()), start=1):
+                    singles.setdefault((str(name), f"weight {i}"), np.full((length, 1), np.nan))[at - 1] = _float(value)
+        return cls(curves, moved, channels, increments, singles)
+
+
+def _mapping(value: object) -> Mapping[object, object]:
+    return value if isinstance(value, Mapping) else {}
 
 
 def _numbers(values: Sequence[object]) -> Array:
@@ -440,6 +482,47 @@ def _coefficient_table(moved: Mapping[str, Mapping[tuple[str, str], Array]], epo
             if at < a.shape[0] and a[at, 0] > 0
         )
     return table(columns, rows), left_out
+
+
+def _increment_table(moved: Mapping[str, Mapping[str, Array]], epochs: int) -> tuple[Table, int]:
+    columns = {
+        "label": "Activation",
+        "site": "Weights",
+        "epoch": "Epoch",
+        "n": "Trials",
+        "mean": "Mean",
+        "low": "10 %",
+        "high": "90 %",
+        "order": "",
+    }
+    names = list(dict.fromkeys(name for mine in moved.values() for name in mine))
+    kept = {names[i]: i for i in _thinned(len(names), WEIGHTS_DRAWN)}
+    drawn = _thinned(epochs, max(8, WEIGHT_ROWS // max(1, len(kept) * len(moved))))
+    rows = [
+        (label, name, at + 1, int(a[at, 0]), *(float(v) for v in a[at, 1:]), kept[name])
+        for label, mine in moved.items()
+        for name, a in mine.items()
+        if name in kept
+        for at in drawn
+        if at < a.shape[0] and a[at, 0] > 0
+    ]
+    return table(columns, rows), len(names) - len(kept)
+
+
+def _single_table(moved: Mapping[str, Mapping[tuple[str, str], Array]], epochs: int) -> Table:
+    columns = {"label": "Activation", "site": "Weights", "which": "Which", "epoch": "Epoch", "change": "Change", "order": ""}
+    order: dict[str, int] = {}
+    series = [(label, *place, a) for label, mine in moved.items() for place, a in mine.items()]
+    drawn = _thinned(epochs, max(8, WEIGHT_ROWS // max(1, len(series))))
+    return table(
+        columns,
+        (
+            (label, name, which, at + 1, float(a[at, 0]), order.setdefault(name, len(order)))
+            for label, name, which, a in series
+            for at in drawn
+            if at < a.shape[0] and math.isfinite(a[at, 0])
+        ),
+    )
 
 
 def shapes(shapes_: Sequence[Shape], names: Mapping[str, str]) -> tuple[Table, int]:

@@ -68,7 +68,7 @@ def draw(data: ReportData) -> Drawn:
     """
     with _lab():
         # Altair takes a second to import: only those who build a page wait for it.
-        from pliant.lab.report import figures
+        from pliant.lab.report import figures, weights
 
     names = wording.names(data)
     traces = aggregate.traces(data, names)
@@ -81,6 +81,8 @@ def draw(data: ReportData) -> Drawn:
         "shape": figures.shape(shapes, sites_left_out),
         "coefficients": figures.coefficients(data, names, traces),
         "layers": figures.layers(data, names, traces),
+        "increments": weights.increments(data, names, traces),
+        "single_weights": weights.single_weights(data, names, traces),
         "confusions": figures.confusions(data, names),
         "calibration": figures.calibration(data, names),
         "gap": figures.gap(data, names),
