@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 from pathlib import Path
 
@@ -33,6 +34,19 @@ def test_a_spec_survives_json_with_its_key(small: Study) -> None:
     for spec in plan(small):
         assert TrialSpec.model_validate_json(spec.model_dump_json()).key == spec.key
         assert len(spec.key) == 64
+
+
+def test_keys_that_are_put_together_are_those_that_are_worked_out(small: Study) -> None:
+    first = plan(small)[0]
+    # The second holds a number that marks a place in a key's text, so that nothing can be put together.
+    for spec in (first, first.model_copy(update={"seed": -1_000_002})):
+        for found in spec.at(itertools.product((0, 7, 1234), (0, 11))):
+            alone = TrialSpec(**{name: getattr(found, name) for name in TrialSpec.model_fields})
+            assert (alone, alone.key) == (found, found.key)
+    specs = plan(small.override(["protocol.repeats=3", "protocol.folds=4", "train.lr_grid=[0.1,0.01]"]))
+    assert [(s.repeat, s.fold, s.train.optimizer.lr, s.activation) for s in specs] == list(
+        itertools.product(range(3), range(4), (0.1, 0.01), small.activations)
+    )
 
 
 @pytest.mark.parametrize(
