@@ -500,9 +500,10 @@ class Result:
         return Shape(activation, label, "learned" if learned else "plain", stages)
 
 
-def _filled(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _filled(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     columns: dict[str, Any] = functools.reduce(operator.ior, rows, {})
-    return [{name: row.get(name) for name in columns} for row in rows]
+    names = list(columns)
+    return [row if list(row) == names else {name: row.get(name) for name in names} for row in rows]
 
 
 def chosen_rows(trials: Sequence[dict[str, Any]], study: Study) -> list[dict[str, Any]]:

@@ -330,19 +330,33 @@ class _Trace:
                         trace[at] = (flat.mean(), *np.percentile(flat, (10, 90)))
             else:
                 trace[ats] = _numbers(values)[:, None]
-        increments: dict[str, Array] = {}
-        singles: dict[tuple[str, str], Array] = {}
-        for at, epoch in known:
-            for name, value in _mapping(epoch.get("increments")).items():
-                increments.setdefault(str(name), np.full((length, 1), np.nan))[at - 1] = _float(value)
-            for name, values in _mapping(epoch.get("single_weights")).items():
-                for i, value in enumerate(_flat(values if isinstance(values, Sequence) else ()), start=1):
-                    singles.setdefault((str(name), f"weight {i}"), np.full((length, 1), np.nan))[at - 1] = _float(value)
+        increments = {str(name): trace for name, trace in _by_epoch(known, "increments", length).items()}
+        singles = {
+            (str(name), f"weight {i + 1}"): trace[:, i : i + 1]
+            for name, trace in _by_epoch(known, "single_weights", length).items()
+            for i in range(trace.shape[1])
+        }
         return cls(curves, moved, channels, increments, singles)
 
 
-def _mapping(value: object) -> Mapping[object, object]:
-    return value if isinstance(value, Mapping) else {}
+def _by_epoch(known: Sequence[tuple[int, Epoch]], name: str, length: int) -> dict[object, Array]:
+    """What the histories hold by weight tensor under ``name``: arrays (epochs, numbers), nan where there is none."""
+    found: dict[object, tuple[list[int], list[object]]] = {}
+    for at, epoch in known:
+        by_tensor = epoch.get(name)
+        if isinstance(by_tensor, Mapping):
+            for tensor, value in by_tensor.items():
+                ats, values = found.setdefault(tensor, ([], []))
+                ats.append(at - 1)
+                values.append(value)
+    traces = {}
+    for tensor, (ats, values) in found.items():
+        numbers = [list(_flat(v)) if isinstance(v, list | tuple) else [v] for v in values]
+        width = max(map(len, numbers))
+        if width:
+            trace = traces[tensor] = np.full((length, width), np.nan)
+            trace[ats] = _numbers([v for row in numbers for v in (*row, *[None] * (width - len(row)))]).reshape(-1, width)
+    return traces
 
 
 def _numbers(values: Sequence[object]) -> Array:
