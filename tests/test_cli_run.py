@@ -234,3 +234,33 @@ def test_progress_in_a_log_is_lines(small: Study, monkeypatch: pytest.MonkeyPatc
         "0 of 4 trials; 16 s so far, at most about 2 min 24 s left",
         "0 of 4 trials; 32 s so far, at most about 2 min 08 s left",
     ]
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_long_reading_is_shown_on_a_terminal_and_nowhere_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr(outcome.time, "monotonic", clock)
+    for terminal in (True, False):
+        text = io.StringIO()
+        tell = outcome.Reading(Console(file=text, force_terminal=terminal, width=90))
+        tell("results", 10, 1000)
+        clock.now += 0.9
+        tell("results", 20, 1000)
+        # Who waits for less than a second is told nothing.
+        assert text.getvalue() == ""
+        clock.now += 0.2
+        tell("results", 30, 1000)
+        tell("results", 1000, 1000)
+        shown = text.getvalue()
+        assert ("Reading results" in shown) is terminal
+        assert "30/1000" in shown or not terminal
+        # What comes next has a second of its own.
+        tell("histories", 1, 50)
+        tell("histories", 50, 50)
+        assert "histories" not in text.getvalue()

@@ -9,9 +9,10 @@ import pytest
 
 from pliant.errors import UnknownNameError
 from pliant.lab import Study, papers, records, run
+from pliant.lab.choosing import choices_told, chosen_rows
 from pliant.lab.claims import size_of
 from pliant.lab.evidence import Evidence
-from pliant.lab.result import Result, choices_told, chosen_rows
+from pliant.lab.result import Result
 from pliant.lab.store import Store
 from pliant.lab.study import StudyError, plan
 

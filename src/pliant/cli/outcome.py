@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import shlex
+import time
 import webbrowser
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from pliant.cli.console import duration, plain
@@ -20,6 +23,8 @@ if TYPE_CHECKING:
     from pliant.lab.verdict import Comparison, Estimate, Verdict
 
 WORD_STYLES = {"BETTER": "green", "WORSE": "red", "EQUIVALENT": "blue", "CANNOT TELL": "yellow"}
+PATIENCE = 1.0
+"""Seconds of reading after which the screen says so."""
 WIDE = 116
 """Columns from which there is room for the metrics that are not judged."""
 
@@ -33,7 +38,43 @@ def stored(study: Study, store: Path, *, create: bool = True) -> Result:
             f"There is no store at {store}, so there is nothing to report. Run `pliant run {study.name}"
             f"{f' --tier {study.tier}' if study.reduced else ''}` first, or name the store with --store."
         )
-    return Result(study, Store(store, create=False) if store.exists() else None)
+    return Result(study, Store(store, create=False) if store.exists() else None, Reading())
+
+
+class Reading:
+    """Says how far reading is, on the screen of somebody who has waited for a second, and nowhere else.
+
+    Args:
+        console: where; by default the standard error, which what is written for programs does not go to.
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console(stderr=True, highlight=False)
+        self._began = 0.0
+        self._what = ""
+        self._shown: Progress | None = None
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if what != self._what:
+            self._stop()
+            self._what, self._began = what, now
+        if done >= total:
+            self._stop()
+        elif self._shown is None and self._console.is_terminal and now - self._began > PATIENCE:
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            self._shown = Progress(*columns, console=self._console, transient=True)
+            self._shown.add_task(f"Reading {what}", total=total)
+            self._shown.start()
+            # An error ends the command in the middle of it, and the cursor must come back.
+            atexit.register(self._stop)
+        if self._shown is not None:
+            self._shown.update(self._shown.task_ids[0], completed=done)
+
+    def _stop(self) -> None:
+        if self._shown is not None:
+            self._shown.stop()
+        self._shown, self._what = None, ""
 
 
 def command_of(result: Result, name: str, baseline: str | None) -> str:
@@ -51,6 +92,7 @@ def incomplete(result: Result) -> bool:
 
 def finish(result: Result, name: str, console: Console, baseline: str | None, open_page: bool, trained: int | None) -> Verdict:
     """Show the verdict, write the report and say what is still to do. ``trained``: how many trials were, None if unknown."""
+    result.tell = result.tell or Reading()
     counts = result.counts
     if trained == 0:
         console.print(f"All {len(result.trials)} trials were done already; nothing was trained.")

@@ -7,10 +7,9 @@ import functools
 import hashlib
 import json
 import math
-import operator
 import platform
 import statistics
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -18,22 +17,21 @@ from typing import Any
 import numpy as np
 import polars as pl
 import safetensors.numpy
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from pliant import catalog
-from pliant.activation import Activation
-from pliant.coefficients import Learned
-from pliant.lab import curves, index, papers
+from pliant.lab import index, papers
+from pliant.lab.choosing import choices_told, chosen_rows, filled
 from pliant.lab.datasets import Data, Detection
 from pliant.lab.detected import Found, detected
 from pliant.lab.metrics import KNOWN
 from pliant.lab.protocol import partition_of, split
+from pliant.lab.reading import Tell, read
 from pliant.lab.recipe import QUIRKS
-from pliant.lab.report import PAGE, Detected, ReportData, Shape, Stage, build, draw, write_figures, write_tables
+from pliant.lab.report import PAGE, Detected, ReportData, Shape, build, draw, write_figures, write_tables
 from pliant.lab.score import confusion, reliability_of, reliability_sums
-from pliant.lab.store import DETECTIONS, HISTORY, PREDICTIONS, Identity, Outcome, Store, StoreError
+from pliant.lab.shapes import shape
+from pliant.lab.store import DETECTIONS, HISTORY, PREDICTIONS, Identity, Store, StoreError
 from pliant.lab.study import Study, TrialSpec, canonical, data_of, plan
 from pliant.lab.verdict import (
     Predictions,
@@ -45,9 +43,6 @@ from pliant.lab.verdict import (
 )
 
 __all__ = ["Precision", "Result"]
-
-_TOLD = ("device", "torch", "numpy", "python", "finished")
-"""What the report says of where trials ran."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,8 +64,13 @@ class Precision:
 class Result:
     """The results of a study as they are in a store, finished or not."""
 
-    def __init__(self, study: Study, store: Store | None) -> None:
+    def __init__(self, study: Study, store: Store | None, tell: Tell | None = None) -> None:
+        """
+        Args:
+            store: None where there is none yet. tell: is told how far reading is, see :data:`pliant.lab.reading.Tell`.
+        """
         self.study = study
+        self.tell = tell
         self._store = store
         self.trials: tuple[TrialSpec, ...] = plan(study)
         self._samples: dict[tuple[str, str], Sampled] = {}
@@ -97,7 +97,10 @@ class Result:
     @functools.cached_property
     def trial_rows(self) -> list[dict[str, Any]]:
         """One flat dict a trial, in the order of the plan. Trials without a result have None in the measured columns."""
-        labels, found, rows = self.study.labels, self._read(), []
+        labels, rows = self.study.labels, []
+        found: dict[str, index.Entry] = {}
+        if self._store is not None:
+            found, self._now = read(self.study, self.trials, self._store, self._of, self.tell)
         for spec in self.trials:
             entry = found.get(spec.key)
             failure = None if entry is not None or self._store is None else self._store.trial(spec.key).failure()
@@ -126,69 +129,12 @@ class Result:
                 self._sums[spec.key] = entry.files
                 self._provenance.append((entry.device, entry.provenance))
             rows.append(row)
-        return _filled(rows)
-
-    def _read(self) -> dict[str, index.Entry]:
-        """The finished trials by their keys. Those of a repeat and fold in which nothing has changed come from the index."""
-        if self._store is None:
-            return {}
-        groups: dict[tuple[int, int], list[TrialSpec]] = {}
-        for spec in self.trials:
-            groups.setdefault((spec.repeat, spec.fold), []).append(spec)
-        # Looked at before anything is read: what changes meanwhile is not taken for what was read.
-        now = self._store.finished(spec.key for spec in self.trials)
-        self._now = now
-        kept = index.load(self._store, self.study.directory, self._of) if len(now) >= index.WORTH else {}
-        found: dict[str, index.Entry] = {}
-        fresh = 0
-        for group in groups.values():
-            if index.unchanged(now, kept, (spec.key for spec in group)):
-                found |= {spec.key: kept[spec.key] for spec in group if spec.key in kept}
-            else:
-                read = self._read_together(group, now)
-                found |= read
-                fresh += len(read)
-        if fresh >= index.WORTH:
-            index.save(self._store, self.study.directory, self._of, {key: found[key] for key in found if key in now})
-        return found
+        return filled(rows)
 
     @functools.cached_property
     def _of(self) -> str:
         """A digest of the study and of the code that works out its numbers."""
         return hashlib.sha256(f"{index.code()}{canonical(self.study.model_dump(mode='json'))}".encode()).hexdigest()
-
-    def _read_together(self, specs: Sequence[TrialSpec], now: Mapping[str, Identity]) -> dict[str, index.Entry]:
-        """Those of one repeat and fold, which were trained on the same examples, so that they can be compared at equal training
-        success."""
-        found: dict[str, index.Entry] = {}
-        courses: list[tuple[dict[str, Any], Outcome, Mapping[str, Any]]] = []
-        for spec in specs:
-            result = self.store.trial(spec.key).result(verify_files=False)
-            if result is None:
-                continue
-            measured = dict(result["row"])
-            if "curves" in result:
-                measured |= curves.areas(result["curves"])
-                measured |= curves.late_spread(result["curves"])
-                measured |= curves.increments(result["curves"])
-                for threshold in self.study.thresholds:
-                    measured |= curves.times_to(result["curves"], threshold)
-                if "train_accuracy" in result["curves"]:
-                    courses.append((measured, result["outcome"], result["curves"]))
-            made = result.get("provenance", {})
-            found[spec.key] = index.Entry(
-                now.get(spec.key, (0, 0, 0, 0)),
-                result["outcome"],
-                measured,
-                result["files"],
-                str(measured.get("device")),
-                {name: str(made[name])[:10] if name == "finished" else made[name] for name in _TOLD if made.get(name)},
-            )
-        level = curves.matched_level([course for _, outcome, course in courses if outcome == "done"])
-        for measured, _, course in courses:
-            measured["matched_train_accuracy"] = level
-            measured["gap_matched"] = curves.gap_at(course, level)
-        return found
 
     @functools.cached_property
     def rows(self) -> list[dict[str, Any]]:
@@ -390,7 +336,7 @@ class Result:
             if paper.deviations:
                 changed.append("The deviations on this page describe the study as it is defined, without these changes.")
         finished = [r["key"] for r in self.rows if r["outcome"] in ("done", "diverged")]
-        histories = _Histories(self.store, {key: self._sums[key].get(HISTORY) for key in finished})
+        histories = _Histories(self.store, {key: self._sums[key].get(HISTORY) for key in finished}, self.tell)
         confusions, bins = self._predicted()
         return ReportData(
             title=self.study.heading + self._marks(),
@@ -403,7 +349,7 @@ class Result:
             class_names=self.classes,
             reliability=bins,
             detected=self._detected(),
-            shapes=[shape for a in self.study.activations if (shape := self._shape(a, histories)) is not None],
+            shapes=list(self._shapes(histories)),
             printed=paper.printed,
             deviations=paper.deviations,
             notes=() if self.study.overrides else paper.notes,
@@ -435,7 +381,9 @@ class Result:
             return {}, {}
         sums: dict[str, Any] = {}
         bins: dict[str, Any] = {}
-        for row in self.rows:
+        for number, row in enumerate(self.rows, start=1):
+            if self.tell is not None:
+                self.tell("predictions", number, len(self.rows))
             saved = self._predictions(row["key"]) if row["outcome"] in ("done", "diverged") else None
             if saved is None:
                 continue
@@ -470,112 +418,33 @@ class Result:
             "Page written on": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
         }
 
-    def _shape(self, activation: str, histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Shape | None:
-        """The curve of an activation; None where it has no curve, because its output depends on more than one input, or where
-        it is not one function."""
-        if activation in self.study.families:
-            return None
-        try:
-            return self._curve(activation, histories)
-        except (RuntimeError, IndexError, ValueError, TypeError):
-            return None
-
-    def _curve(self, activation: str, histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Shape:
-        label = self.study.labels[activation]
-        own = self.study.custom.activations.get(activation)
-        module = own() if own is not None else catalog.create(activation)
-        if not isinstance(module, Activation) or all(not isinstance(v, Tensor) for v in module.values()):
-            return Shape(activation, label, "plain", [_stage("", None, module)])
-        if module.scheduled:
-            return Shape(
-                activation,
-                label,
-                "scheduled",
-                [_stage(f"t = {t / 10:.1f}", None, _at(module, module.values(t / 10))) for t in range(11)],
-            )
-        keys = [r["key"] for r in self.rows if r["activation"] == activation and r["key"] in histories]
-        stages = list(_learned(module, (histories[k] for k in keys))) if keys else []
-        stages = stages or [_stage("start", None, _at(module, module.values()))]
-        learned = any(isinstance(k, Learned) for k in module.kinds.values())
-        return Shape(activation, label, "learned" if learned else "plain", stages)
-
-
-def _filled(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    columns: dict[str, Any] = functools.reduce(operator.ior, rows, {})
-    names = list(columns)
-    return [row if list(row) == names else {name: row.get(name) for name in names} for row in rows]
-
-
-def chosen_rows(trials: Sequence[dict[str, Any]], study: Study) -> list[dict[str, Any]]:
-    """The rows of a study whose learning rates, or entrants, are chosen on validation; see :attr:`Result.rows`.
-
-    Args:
-        trials: a row for each trial, as :attr:`Result.trial_rows`.
-    """
-    cells: dict[tuple[int, int], dict[str, list[dict[str, Any]]]] = {}
-    for row in trials:
-        cells.setdefault((row["repeat"], row["fold"]), {}).setdefault(row["activation"], []).append(row)
-    families, labels, rows = study.families, study.labels, []
-    for tried in cells.values():
-        for activation in study.activations:
-            if activation not in families:
-                rows.append(_chosen(tried[activation]) if study.train.lr_grid else tried[activation][0])
-                continue
-            best = _chosen([row for candidate in families[activation] for row in tried[candidate]])
-            chosen = best["activation"] if best["outcome"] in ("done", "diverged") else None
-            rows.append({**best, "activation": activation, "label": labels[activation], "chosen": chosen})
-    return _filled(rows)
-
-
-def choices_told(rows: Sequence[Mapping[str, Any]], study: Study) -> list[str]:
-    """Of each entrant that is chosen among candidates, how often it was which."""
-    told = []
-    for activation, candidates in study.families.items():
-        found = [row["chosen"] for row in rows if row["activation"] == activation and row.get("chosen")]
-        times = {study.labels[c]: found.count(c) for c in candidates}
-        counts = ", ".join(f"{name} {n}" for name, n in times.items() if n) or "none yet"
-        told.append(
-            f"{study.labels[activation]}: in each repeat and fold that of {len(candidates)} candidates "
-            f"({', '.join(times)}) whose validation loss is lowest; chosen were, of {len(found)}: {counts}."
-        )
-    return told
-
-
-def _chosen(tried: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Of the trials of one learning rate, or one candidate, each, the row that counts."""
-    own = ("study", "activation", "label", "repeat", "fold", "seed", "partition", "quirks", "speed")
-    for outcome in ("failed", "missing"):
-        lacking = [row for row in tried if row["outcome"] == outcome]
-        if lacking:
-            return {k: v for k, v in lacking[0].items() if k in (*own, "key", "outcome", "error")}
-    usable = [row for row in tried if row["outcome"] == "done"] or list(tried)
-    best = min(usable, key=_on_validation)
-    rates = {row["lr"] for row in tried if "lr" in row}
-    return {
-        **best,
-        **({"lr_tried": len(rates)} if len(rates) > 1 else {}),
-        "seconds_tried": sum(row["seconds"] for row in tried),
-    }
-
-
-def _on_validation(row: Mapping[str, Any]) -> float:
-    """What a choice among trials goes by, the lower the better; a trial that diverged may have none."""
-    if "validation_ap" in row:
-        return -float(row["validation_ap"] or 0.0)
-    loss = row.get("validation_loss")
-    return math.inf if loss is None or math.isnan(loss) else float(loss)
+    def _shapes(self, histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[Shape]:
+        for activation in self.study.activations:
+            # An entrant that is chosen among candidates is not one function.
+            if activation not in self.study.families:
+                own = self.study.custom.activations.get(activation)
+                make = own if own is not None else functools.partial(catalog.create, activation)
+                mine = (histories[r["key"]] for r in self.rows if r["activation"] == activation and r["key"] in histories)
+                found = shape(activation, self.study.labels[activation], make, mine)
+                if found is not None:
+                    yield found
 
 
 class _Histories(Mapping[str, Sequence[Mapping[str, Any]]]):
     """The histories of many trials, each read when it is asked for: all at once would not fit for large studies."""
 
-    def __init__(self, store: Store, keys: Mapping[str, str | None]) -> None:
+    def __init__(self, store: Store, keys: Mapping[str, str | None], tell: Tell | None) -> None:
         self._store = store
         self._keys = keys
+        self._tell = tell
+        self._read = 0
 
     def __getitem__(self, key: str) -> Sequence[Mapping[str, Any]]:
         if key not in self._keys:
             raise KeyError(key)
+        self._read += 1
+        if self._tell is not None:
+            self._tell("histories", min(self._read, len(self._keys)), len(self._keys))
         return self._store.trial(key).history(self._keys[key])
 
     def __contains__(self, key: object) -> bool:
@@ -587,55 +456,3 @@ class _Histories(Mapping[str, Sequence[Mapping[str, Any]]]):
 
     def __len__(self) -> int:
         return len(self._keys)
-
-
-def _at(module: Activation, values: Sequence[float | Tensor]) -> Any:
-    # One curve for a site: where a coefficient differs by channel, its mean.
-    numbers = [v.detach().double().mean().item() if isinstance(v, Tensor) else v for v in values]
-    return lambda x: type(module).function(x, *numbers)
-
-
-def _learned(module: Activation, trials: Iterable[Sequence[Mapping[str, Any]]]) -> Iterator[Stage]:
-    """The mean learned curve by site at five moments of training, and the start; each trial is read once and released."""
-    seen: dict[tuple[int, str, str], tuple[float, int]] = {}
-    sites: list[str] = []
-    last = 0
-    for epochs in trials:
-        if not epochs:
-            continue
-        last = min(last or len(epochs), len(epochs))
-        sites = sites or list(epochs[-1]["coefficients"])
-        for at, epoch in enumerate(epochs, start=1):
-            for site, named in epoch["coefficients"].items():
-                for name, stored in named.items():
-                    value = stored if type(stored) is float else _mean(stored)
-                    if value is not None:
-                        total, n = seen.get((at, site, name), (0.0, 0))
-                        seen[at, site, name] = total + value, n + 1
-    if not last:
-        return
-    places: list[str | None] = [*sites] or [None]
-    for place in places:
-        yield _stage("start", place, _at(module, module.values()))
-    for at in sorted({max(1, round(last * share)) for share in (0.1, 0.25, 0.5, 0.75, 1.0)}):
-        for site in sites:
-            values: list[float | Tensor] = []
-            for name, now in zip(module.kinds, module.values(), strict=True):
-                total, n = seen.get((at, site, name), (0.0, 0))
-                values.append(total / n if n else now)
-            yield _stage(f"epoch {at}", site, _at(module, values))
-
-
-def _mean(stored: Any) -> float | None:
-    """Of a coefficient as a history holds it; None where training had diverged, which a history cannot hold."""
-    values = stored if isinstance(stored, list) else [stored]
-    return None if not values or any(v is None for v in values) else float(np.mean(values))
-
-
-def _stage(name: str, site: str | None, function: nn.Module | Any) -> Stage:
-    # An odd number of points puts one on 0, where most kinks are.
-    x = torch.linspace(-5, 5, 101, dtype=torch.float64, requires_grad=True)
-    module = function.double().eval() if isinstance(function, nn.Module) else function
-    y = module(x)
-    (slope,) = torch.autograd.grad(y.sum(), x)
-    return Stage(name, site, *(np.round(v.detach().numpy(), 5).tolist() for v in (x, y, slope)))
