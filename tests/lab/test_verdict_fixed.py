@@ -215,6 +215,21 @@ def table(rng: np.random.Generator, seeds: int, n: int, rate: float = 0.8) -> np
     return np.asarray(rng.random((seeds, n)) < rate)
 
 
+def test_the_design_says_groups_where_examples_belong_together() -> None:
+    tables = {"relu": table(np.random.default_rng(0), 3, 200), "other": table(np.random.default_rng(1), 3, 200)}
+    _, right = study(tables)
+    patients = np.repeat(np.arange(20), 10)
+
+    def examples(row: Mapping[str, Any], metric: str) -> Sampled | None:
+        return from_contributions(right[row["activation"], row["repeat"]].astype(float), "test", patients)
+
+    design = verdict_of(tables, examples=examples).design
+    assert design.startswith(
+        "1 fixed split, 3 seeds crossed with 20 groups of test examples; differences to relu paired within"
+    )
+    assert "paired within seed and group;" in design
+
+
 def test_a_fixed_split_is_judged_by_its_seeds_and_examples() -> None:
     rng = np.random.default_rng(0)
     got = verdict_of({"relu": table(rng, 5, 2000, 0.8), "good": table(rng, 5, 2000, 0.9), "same": table(rng, 5, 2000, 0.8)})

@@ -435,15 +435,18 @@ class Rows:
             f"Holm over {family} comparison{'' if family == 1 else 's'} per metric; "
             f"equivalent means within {amount(margin, metric, sign='')} {UNITS[metric]}."
         )
+        counted = [t for by_place in self.trials.values() for t in by_place.values() if t.counts]
         if self.crossed:
+            units = self.units(metric) or 0
+            grouped = any(t.size("n_test") > units for t in counted)
+            tested = f"{units} groups of test examples" if grouped else f"{units} test examples"
             return (
-                f"{shape}, {self.seeds} seed{'' if self.seeds == 1 else 's'} crossed with {self.units(metric)} test examples; "
-                f"differences to {self.label(baseline)} paired within seed and example; Behrens-Fisher interval at "
-                f"{100 * (1 - alpha):g} %; {meaning}"
+                f"{shape}, {self.seeds} seed{'' if self.seeds == 1 else 's'} crossed with {tested}; differences to "
+                f"{self.label(baseline)} paired within seed and {'group' if grouped else 'example'}; Behrens-Fisher interval "
+                f"at {100 * (1 - alpha):g} %; {meaning}"
             )
         if self.seeds > 1:
             shape += f", up to {self.seeds} seeds averaged inside each"
-        counted = [t for by_place in self.trials.values() for t in by_place.values() if t.counts]
         overlap = ""
         if counted:
             overlap = f" (n_test / n_train = {np.mean([t.size('n_test') / t.size('n_train') for t in counted]):.3f})"
