@@ -239,9 +239,8 @@ class TrialWork:
     def release(self) -> None:
         """See :class:`pliant.lab.executors.Releasable`."""
         release_data()
-        if torch.cuda.is_initialized():
-            # What torch keeps of it for itself is lacking to the other processes on the GPU.
-            torch.cuda.empty_cache()
+        # What torch keeps for itself is lacking to the other processes on the GPU.
+        torch.cuda.empty_cache()
 
     def host(self, job: Job, report: Report) -> TrialHost:
         specs = {spec.key: spec for spec in _specs(job)}

@@ -60,7 +60,9 @@ Work = Callable[[Job, Report], None]
 
 @runtime_checkable
 class Releasable(Protocol):
-    """Work that leaves things in memory for its next job, such as the data that it has read."""
+    """Work that leaves things in memory for its next job, such as the data that it has read. Called like any :data:`Work`."""
+
+    def __call__(self, job: Job, report: Report) -> None: ...
 
     def release(self) -> None:
         """In a worker that goes over to other work: let go of them."""
