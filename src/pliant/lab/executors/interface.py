@@ -65,7 +65,7 @@ class Releasable(Protocol):
     def __call__(self, job: Job, report: Report) -> None: ...
 
     def release(self) -> None:
-        """In a worker that goes over to other work: let go of them."""
+        """In a worker that idles until it gets other work: let go of them."""
         ...
 
 

@@ -49,6 +49,9 @@ _TICK: Final = 0.25
 
 _THREADS: Final = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 _DEVICES: Final = "CUDA_VISIBLE_DEVICES"
+_UNSAID: Final = ("TORCHINDUCTOR_CACHE_DIR",)
+"""What a library sets for itself when it is imported, as torch's compiler comes with torchvision: no setting has changed."""
+
 _KNOWN: Final = {"workers": int, "memory_gb": float, "minutes": float, "silent_minutes": float}
 
 
@@ -110,6 +113,8 @@ class LocalExecutor:
             # Of two runs at once, in threads, the first to end hands its workers on.
             if self._open and self._bounds.memory_gb is None and not self._idle:
                 self._idle = supervisor.dismiss()
+                for worker in self._idle:
+                    worker.rest()
 
     def __enter__(self) -> Self:
         self._open = True
@@ -151,12 +156,11 @@ class _Attempt:
 class _Worker:
     """A process, the pipe to it, and what it is doing: since ``begun``, and with a last ``sign``, both monotonic seconds.
     ``slot`` counts the workers that live side by side; it decides which GPU this one sees. ``unanswered`` counts the works that
-    it was given and has not said to be ready for."""
+    it was given and has not yet said to be ready for."""
 
     def __init__(self, work: bytes, threads: int, slot: int) -> None:
         context = multiprocessing.get_context("spawn")
         self.connection, far_end = context.Pipe()
-        self.work = work
         self.unanswered = 1
         self.attempt: _Attempt | None = None
         self.begun = self.sign = 0.0
@@ -182,17 +186,21 @@ class _Worker:
     def ready(self) -> bool:
         return self.unanswered == 0
 
+    def rest(self) -> None:
+        """Let go of the work. The memory of a worker that the next run does not need must not be lacking to the others."""
+        # The next run sees whether it is dead.
+        with contextlib.suppress(OSError):
+            self.connection.send(("release", None))
+
     def take(self, work: bytes, threads: int) -> bool:
         """Go over to ``work``. False where that takes a new process: this one is dead, or inherited what has changed since."""
         if self.exit_code(0) is not None or self.inherited != _inherited(threads, self.slot):
             return False
-        if work != self.work:
-            try:
-                self.connection.send(("work", work))
-            except OSError:
-                return False
-            self.work = work
-            self.unanswered += 1
+        try:
+            self.connection.send(("work", work))
+        except OSError:
+            return False
+        self.unanswered += 1
         return True
 
     @property
@@ -480,7 +488,8 @@ def _environment(threads: int, slot: int) -> dict[str, str]:
 
 def _inherited(threads: int, slot: int) -> tuple[dict[str, str], str, list[str]]:
     """What a worker that is started now gets from this process: environment, working directory, places to import from."""
-    return {**os.environ, **_environment(threads, slot)}, os.getcwd(), list(sys.path)
+    variables = {name: value for name, value in os.environ.items() if name not in _UNSAID}
+    return {**variables, **_environment(threads, slot)}, os.getcwd(), list(sys.path)
 
 
 def _resident(pid: int) -> int:
@@ -535,9 +544,8 @@ def _serve(connection: Connection, pickled_work: bytes, driver: int) -> None:
                 connection.send(_done(work, message[1], report))
             if isinstance(work, Releasable):
                 work.release()
-            # Before the next is read: each may hold the data of its study.
-            del work
-            _, pickled_work = message
+            del work, pickled_work
+            _, pickled_work = connection.recv()
     except (EOFError, ConnectionError):
         return
 
