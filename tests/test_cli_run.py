@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from pliant import lab
 from pliant.cli import outcome, progress
+from pliant.errors import DomainError
 from pliant.lab import Study
-from pliant.lab.executors import Event
+from pliant.lab.executors import Event, LocalExecutor
 from pliant.lab.study import plan
 from pliant.lab.verdict import judge
 
@@ -126,6 +128,39 @@ def test_several_studies_run_one_after_the_other(pliant, tmp_path: Path) -> None
     code, _, err = pliant("run", "one.toml", "nowhere.toml", "--on", "serial")
     assert code == 2
     assert "nowhere.toml cannot be read" in err
+
+
+def test_studies_of_one_command_share_an_executor(pliant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which keeps its workers warm from one to the next, and has none when the command ends."""
+    (tmp_path / "one.toml").write_text(GOOD)
+    (tmp_path / "two.toml").write_text(GOOD)
+    used: list[tuple[LocalExecutor, bool]] = []
+
+    def fake(study: Study, *, on: LocalExecutor, **_: object) -> None:
+        used.append((on, on._open))
+        raise DomainError("not today")
+
+    monkeypatch.setattr(lab, "run", fake)
+    for arguments in (
+        ["run", "one.toml", "two.toml", "--on", "local:3"],
+        ["reproduce", "srelu", "--tier", "smoke", "--only", "srelu-wdbc", "--only", "srelu-mnist", "--on", "local:3"],
+    ):
+        used.clear()
+        pliant(*arguments)
+        (first, open_then), (second, open_later) = used
+        assert first is second
+        assert open_then
+        assert open_later
+        assert not first._open
+        assert first.workers == 3
+
+
+@pytest.mark.parametrize("command", [["run", "srelu-wdbc"], ["reproduce", "srelu", "--tier", "smoke"]])
+def test_a_mistake_in_where_is_told_before_anything_runs(pliant, command: list[str], tmp_path: Path) -> None:
+    code, _, err = pliant(*command, "--on", "locale")
+    assert code == 2
+    assert "Did you mean 'local'" in err
+    assert not (tmp_path / "pliant-store").exists()
 
 
 def rows(difference: float) -> list[dict[str, object]]:

@@ -15,6 +15,7 @@ import pytest
 import torch
 from official import pycocotools_scores, voc_kit_scores
 from photographs import painted
+from test_report import checked_figures
 
 from pliant import AReLU
 from pliant.lab import Study, detect, records, run
@@ -139,6 +140,7 @@ def test_the_report_shows_boxes_classes_losses_and_the_plan(finished: Any, tmp_p
     assert "What was swapped for AReLU" in page
     assert "Loss: " in page
     assert "Validation AP50 (COCO)" in page
+    assert "curves" in checked_figures(page)
     # In the order of the network, not of the alphabet.
     assert page.index('"backbone.early.2.act"') < page.index('"backbone.early.10.act"')
     assert 'id="confusion"' not in page

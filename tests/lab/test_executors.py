@@ -28,6 +28,7 @@ from pliant.lab.executors import (
     SlurmExecutor,
     create,
     local,
+    opened,
 )
 from pliant.lab.store import StorageFullError
 
@@ -450,6 +451,172 @@ def test_workers_that_do_not_start(light: Path, tmp_path: Path) -> None:
     assert '`if __name__ == "__main__":`' in told
 
 
+# Several runs of one executor
+
+
+def pids(directory: Path, jobs: Sequence[Job]) -> set[int]:
+    return {pid for job in jobs for pid in workloads.attempts(directory, job)}
+
+
+def folders(tmp_path: Path, *names: str) -> list[Path]:
+    found = [tmp_path / name for name in names]
+    for folder in found:
+        folder.mkdir()
+    return found
+
+
+@pytest.mark.usefixtures("light")
+def test_workers_stay_warm_from_run_to_run_and_end_with_the_block(tmp_path: Path) -> None:
+    first, second, third = folders(tmp_path, "first", "second", "third")
+    seen: list[set[int]] = []
+    with opened("local:2") as executor:
+        for folder, work in (
+            (first, workloads.work),
+            (second, workloads.Reader(second, "second")),
+            (third, workloads.Reader(third, "third")),
+        ):
+            # Each "meet" waits for the other, so both workers take one.
+            jobs = workloads.jobs(folder, ["meet", "meet", "square", "raise", "square"])
+            events: list[Event] = []
+            executor.run(jobs, work, events.append)
+            assert [kinds(events, job)[-1] for job in jobs] == ["finished"] * 3 + ["failed", "finished"]
+            seen.append(pids(folder, jobs))
+        executor.run([], workloads.work, events.append)
+        assert len(seen[0]) == 2
+        assert seen[0] == seen[1] == seen[2]
+        assert all(alive(pid) for pid in seen[0])
+    assert not any(alive(pid) for pid in seen[0])
+    for folder in (second, third):
+        released = (folder / "released").read_text().splitlines()
+        assert sorted(released) == sorted(f"{folder.name} {pid}" for pid in seen[0])
+    jobs = workloads.jobs(tmp_path, ["square"])
+    executor.run(jobs, workloads.work, events.append)
+    assert not any(alive(pid) for pid in pids(tmp_path, jobs)), "afterwards they end with their run again"
+
+
+@posix
+@pytest.mark.usefixtures("light")
+def test_a_worker_killed_between_runs_is_replaced(tmp_path: Path) -> None:
+    first, second = folders(tmp_path, "first", "second")
+    with opened("local:2") as executor:
+        jobs = workloads.jobs(first, ["meet", "meet"])
+        executor.run(jobs, workloads.work, lambda event: None)
+        killed, kept = sorted(pids(first, jobs))
+        os.kill(killed, signal.SIGKILL)
+        assert wait_for(lambda: not alive(killed), 5)
+        events: list[Event] = []
+        jobs = workloads.jobs(second, ["meet", "meet", "square"])
+        executor.run(jobs, workloads.Reader(second, "second"), events.append)
+        assert Counter(event.kind for event in events)["retrying"] == 0
+        assert [kinds(events, job)[-1] for job in jobs] == ["finished"] * 3
+        found = pids(second, jobs)
+        assert kept in found
+        assert killed not in found
+        assert len(found) == 2
+    assert not any(alive(pid) for pid in found)
+
+
+@pytest.mark.usefixtures("light")
+@pytest.mark.parametrize("change", ["cores", "devices", "environment", "folder", "path"])
+def test_a_worker_that_inherited_other_settings_is_replaced(
+    change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local, "_cores", lambda: 6)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4")
+    first, second = folders(tmp_path, "first", "second")
+    with opened("local:1") as executor:
+        events: list[Event] = []
+        jobs = workloads.jobs(first, ["threads", "device"])
+        executor.run(jobs, workloads.work, events.append)
+        (before,) = pids(first, jobs)
+        if change == "cores":
+            monkeypatch.setattr(local, "_cores", lambda: 3)
+        elif change == "devices":
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
+        elif change == "environment":
+            monkeypatch.setenv("PLIANT_DATA", str(tmp_path))
+        elif change == "folder":
+            monkeypatch.chdir(tmp_path)
+        else:
+            monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+        jobs = workloads.jobs(second, ["threads", "device"])
+        executor.run(jobs, workloads.work, events.append)
+        (after,) = pids(second, jobs)
+        assert before != after
+        assert not alive(before)
+    threads = [event.data["OMP_NUM_THREADS"] for event in events if event.kind == "progress"]
+    assert threads == [6.0, 3.0 if change == "cores" else 6.0]
+    assert (second / f"{jobs[1].key}.result").read_text() == ("7" if change == "devices" else "4")
+
+
+@pytest.mark.usefixtures("light")
+def test_what_a_library_sets_for_itself_replaces_no_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    with opened("local:1") as executor:
+        for folder in folders(tmp_path, "first", "second"):
+            jobs = workloads.jobs(folder, ["square"])
+            executor.run(jobs, workloads.work, lambda event: None)
+            found.append(pids(folder, jobs))
+            monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    assert found[0] == found[1]
+
+
+@posix
+@pytest.mark.usefixtures("light")
+def test_limits_hold_in_a_later_run(tmp_path: Path) -> None:
+    first, second = folders(tmp_path, "first", "second")
+    with opened("local:1,silent_minutes=0.02") as executor:
+        jobs = workloads.jobs(first, ["square"])
+        executor.run(jobs, workloads.work, lambda event: None)
+        # Longer than the limit, which is of jobs: an idle worker has nothing to give a sign of.
+        time.sleep(1.5)
+        events: list[Event] = []
+        later = workloads.jobs(second, ["hang once", "square"])
+        executor.run(later, workloads.work, events.append)
+        assert kinds(events, later[0]) == ["started", "progress", "retrying", "started", "finished"]
+        assert pids(first, jobs) == set(workloads.attempts(second, later[0])[:1])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+@pytest.mark.usefixtures("light")
+def test_under_a_limit_of_memory_each_run_has_new_workers(tmp_path: Path) -> None:
+    first, second = folders(tmp_path, "first", "second")
+    with opened("local:1,memory_gb=4") as executor:
+        found = []
+        for folder in (first, second):
+            jobs = workloads.jobs(folder, ["square"])
+            executor.run(jobs, workloads.work, lambda event: None)
+            found.append(pids(folder, jobs))
+            assert not any(alive(pid) for pid in found[-1])
+    assert found[0].isdisjoint(found[1])
+
+
+@pytest.mark.usefixtures("light")
+def test_a_run_that_ends_with_an_error_leaves_no_worker(tmp_path: Path) -> None:
+    first, second, third = folders(tmp_path, "first", "second", "third")
+    with opened("local:2") as executor:
+        jobs = workloads.jobs(first, ["meet", "meet"])
+        executor.run(jobs, workloads.work, lambda event: None)
+        with pytest.raises(ExecutorError, match="cannot be sent to worker processes"):
+            executor.run(workloads.jobs(second, ["square"]), workloads.Unreadable(), lambda event: None)
+        assert not any(alive(pid) for pid in pids(first, jobs)), "not even those that this run did not need"
+        jobs = workloads.jobs(third, ["square"])
+        executor.run(jobs, workloads.work, lambda event: None)
+        assert pids(third, jobs)
+
+
+@pytest.mark.usefixtures("light")
+@pytest.mark.parametrize("executor", ["serial", "local:1", "ray", "slurm,cluster=local"])
+def test_every_executor_can_be_opened(executor: str, tmp_path: Path) -> None:
+    with opened(executor) as found:
+        assert type(found) is type(create(executor))
+        if executor in EVERY:
+            jobs = workloads.jobs(tmp_path, ["square"])
+            found.run(jobs, workloads.work, lambda event: None)
+            assert len(pids(tmp_path, jobs)) == 1
+    assert not [pid for pid in pids(tmp_path, workloads.jobs(tmp_path, ["square"])) if pid != os.getpid() and alive(pid)]
+
+
 # The driver's own end
 
 
@@ -487,6 +654,44 @@ def test_no_worker_outlives_the_driver(light: Path, tmp_path: Path, end: signal.
     else:
         assert driver.returncode == -end
     assert sum(len(workloads.attempts(tmp_path, job)) for job in jobs) == 2
+
+
+@posix
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL])
+def test_no_idle_worker_outlives_the_driver(light: Path, tmp_path: Path, end: signal.Signals) -> None:
+    script = tmp_path / "idle.py"
+    script.write_text(
+        "import sys, time\n"
+        f"sys.path.insert(0, {HERE!r})\n"
+        "from pathlib import Path\n"
+        "import workloads\n"
+        "from pliant.lab.executors import opened\n"
+        "if __name__ == '__main__':\n"
+        "    with opened('local:2') as executor:\n"
+        f"        executor.run(workloads.jobs(Path({str(tmp_path)!r}), ['meet'] * 2), workloads.work, lambda event: None)\n"
+        "        print('idle', flush=True)\n"
+        "        time.sleep(60)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, script],
+        env=environment(light),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as driver:
+        assert driver.stdout is not None
+        try:
+            assert driver.stdout.readline() == "idle\n"
+            idle = pids(tmp_path, workloads.jobs(tmp_path, ["meet"] * 2))
+            assert len(idle) == 2
+            assert all(alive(pid) for pid in idle)
+            os.killpg(driver.pid, end) if end == signal.SIGINT else driver.send_signal(end)
+            assert wait_for(lambda: not any(alive(pid) for pid in idle), 5)
+            _, errors = driver.communicate(timeout=10)
+        finally:
+            driver.kill()
+    assert errors.count("Traceback") == (1 if end == signal.SIGINT else 0), "the workers print none"
 
 
 @posix

@@ -15,12 +15,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import altair as alt
 import numpy as np
 import polars
 import pytest
+from jsonschema import ValidationError
 
 from pliant.lab.report import ReportData, Shape, Stage, build, write_tables
-from pliant.lab.report.page import in_script
+from pliant.lab.report.page import environment, in_script
 from pliant.lab.store import StorageFullError
 from pliant.lab.verdict import judge
 
@@ -342,6 +344,15 @@ def payload(text: str) -> dict[str, Any]:
     return loaded
 
 
+def checked_figures(text: str) -> set[str]:
+    """The ids of the figures on a page, once all their layouts are found to be Vega-Lite: drawing checks nothing."""
+    figures: dict[str, Any] = payload(text)["figures"] if 'id="report-data"' in text else {}
+    for figure in figures.values():
+        for layout in figure["layouts"]:
+            alt.Root.validate(layout["spec"])
+    return set(figures)
+
+
 def packed(data: dict[str, Any], name: str) -> dict[str, list[Any]]:
     return {
         c["name"]: [c["words"][i] for i in c["codes"]] if "codes" in c else c["values"] for c in data["tables"][name]["columns"]
@@ -387,6 +398,15 @@ def test_every_figure_says_what_it_shows_with_n_and_has_its_data(page: Path) -> 
         assert set(entry["tables"]) <= set(data["tables"])
         for layout in entry["layouts"]:
             assert "datasets" not in layout["spec"]
+
+
+def test_every_layout_is_what_vega_lite_takes(page: Path, parts: dict[str, Path]) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert checked_figures(text) == set(re.findall(r'data-figure="([a-z_]+)"', text))
+    for part in parts.values():
+        checked_figures(part.read_text(encoding="utf-8"))
+    with pytest.raises(ValidationError):
+        checked_figures(text.replace('"scale":', '"scales":'))
 
 
 def test_sortable_tables_have_a_button_in_every_head(page: Path) -> None:
@@ -585,6 +605,7 @@ def test_what_is_missing_is_said(parts: dict[str, Path]) -> None:
 def test_without_the_lab_extra_the_error_names_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from pliant.errors import MissingExtraError
 
+    environment.cache_clear()
     monkeypatch.setitem(sys.modules, "jinja2", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'pliant\[lab\]'"):
         build(ReportData("t", "q"), tmp_path)
@@ -707,6 +728,7 @@ def test_many_classes_keep_the_most_confused_ones(tmp_path: Path) -> None:
     cells = {(t, p): n for t, p, n in zip(table["true"], table["predicted"], table["count"], strict=True)}
     assert cells["7", "9"] == 40
     assert "of 200 classes" in text
+    assert "confusions" in checked_figures(text)
 
 
 def test_long_runs_and_deep_models_are_thinned_and_the_page_says_so(tmp_path: Path) -> None:
@@ -727,6 +749,7 @@ def test_long_runs_and_deep_models_are_thinned_and_the_page_says_so(tmp_path: Pa
     assert "of 3000 epochs are drawn" in text
     assert len(set(packed(data, "increments")["site"])) == 12
     assert "2 tensors in between are left out" in text
+    assert {"coefficients", "layers", "increments", "single_weights", "shape"} & checked_figures(text)
     assert len(text) < 3 * MEGABYTE
 
 

@@ -17,9 +17,11 @@ import polars as pl
 import pytest
 
 from pliant.lab import Study, run
-from pliant.lab.executors import Event
+from pliant.lab.executors import Event, LocalExecutor, local
 from pliant.lab.result import Result
+from pliant.lab.run import TrialWork
 from pliant.lab.store import StorageFullError, Store, StoreVersionError
+from pliant.lab.study import _loaded as loaded
 from pliant.lab.study import plan
 
 
@@ -70,6 +72,43 @@ def test_serial_and_local_give_the_same_numbers(small: Study, tmp_path: Path) ->
     assert histories(one) == histories(two)
     assert log.kinds.count("finished") == 4
     assert log.kinds.count("progress") == 12
+
+
+def test_studies_that_share_workers_give_the_numbers_that_each_gives_alone(
+    small: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digits = Study(
+        name="digits",
+        dataset="digits",
+        model={"name": "ffnn", "options": {"width": 8}},
+        activations=["relu", "arelu"],
+        folds=2,
+        repeats=1,
+        epochs=1,
+    )
+    start = local._Worker.__init__
+    started: list[local._Worker] = []
+
+    def counted(self: local._Worker, *arguments: object) -> None:
+        started.append(self)
+        start(self, *arguments)
+
+    monkeypatch.setattr(local._Worker, "__init__", counted)
+    with LocalExecutor(1) as executor:
+        shared = [run(study, store=tmp_path / "shared", on=executor) for study in (small, digits, small.only(["relu", "gelu"]))]
+    assert len(started) == 1, "a worker for all of them"
+    alone = [run(study, store=tmp_path / study.directory) for study in (small, digits, small.only(["relu", "gelu"]))]
+    for one, other in zip(shared, alone, strict=True):
+        assert numbers(one) == numbers(other)
+        assert histories(one) == histories(other)
+        assert one.counts["done"] == 4
+
+
+def test_work_lets_go_of_its_data(small: Study, tmp_path: Path) -> None:
+    run(small, store=tmp_path)
+    assert small.dataset.name in str(loaded)
+    TrialWork(str(tmp_path), small.custom, 20.0, True).release()
+    assert not loaded
 
 
 def test_a_users_own_model_data_and_activation_run_in_worker_processes(tmp_path: Path) -> None:

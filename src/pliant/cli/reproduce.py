@@ -24,6 +24,7 @@ Tier = Literal["smoke", "lite", "full"]
 
 if TYPE_CHECKING:
     from pliant.lab.claims import Known
+    from pliant.lab.executors import Executor
     from pliant.lab.reproduction import Task
 
 
@@ -48,6 +49,7 @@ def reproduce(
     Without --tier it only says what each would cost. The same command goes on where it was stopped. A study that cannot run
     here, because its data are absent for one, is skipped, and the page says why.
     """
+    from pliant.lab.executors import opened
     from pliant.lab.reproduction import tasks
 
     console = make_console()
@@ -58,12 +60,13 @@ def reproduce(
     planned = tasks(names, tier, only or [])
     skipped: dict[str, str] = {}
     lacking = False
-    for i, task in enumerate([] if no_run else planned, start=1):
-        try:
-            lacking |= _run(task, i, len(planned), skipped, console, store, on, quiet)
-        except KeyboardInterrupt:
-            print("\npliant: stopped. What was finished is kept; the same command goes on from here.", file=sys.stderr)
-            raise typer.Exit(130) from None
+    with opened(on) as executor:
+        for i, task in enumerate([] if no_run else planned, start=1):
+            try:
+                lacking |= _run(task, i, len(planned), skipped, console, store, executor, quiet)
+            except KeyboardInterrupt:
+                print("\npliant: stopped. What was finished is kept; the same command goes on from here.", file=sys.stderr)
+                raise typer.Exit(130) from None
     known = known_of(store, recorded)
     page = _write(names, tier, only or [], store, known, skipped)
     if skipped:
@@ -80,7 +83,9 @@ def reproduce(
         raise typer.Exit(1)
 
 
-def _run(task: Task, i: int, of: int, skipped: dict[str, str], console: Console, store: Path, on: str, quiet: bool) -> bool:
+def _run(
+    task: Task, i: int, of: int, skipped: dict[str, str], console: Console, store: Path, on: Executor, quiet: bool
+) -> bool:
     """Run one study; whether trials of it failed."""
     from pliant.lab import run
     from pliant.lab.store import StorageFullError

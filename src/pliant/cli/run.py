@@ -29,6 +29,7 @@ from pliant.errors import PliantError
 
 if TYPE_CHECKING:
     from pliant.lab import Study
+    from pliant.lab.executors import Executor
 
 
 def run(
@@ -69,6 +70,9 @@ def run(
     The same command goes on where it was stopped, and does nothing once all is done. From another terminal, `pliant status
     --watch` shows how far it is.
     """
+    from pliant.lab.executors import opened
+    from pliant.lab.store import StorageFullError
+
     console = make_console()
     # All of them before the first is trained: a mistake in the last must not show after a night.
     chosen = [
@@ -78,21 +82,20 @@ def run(
     ]
     against = [chosen_baseline(study, baseline) for _, study in chosen]
     told: list[Told] = []
-    for i, ((name, study), base) in enumerate(zip(chosen, against, strict=True), start=1):
-        if len(chosen) > 1:
-            console.rule(f"{i} of {len(chosen)}: {plain(study.directory)}", style="dim")
-        try:
-            told.append(_one(name, study, base, console, store, on, stack, open_page, quiet))
-        except KeyboardInterrupt:
-            print("\npliant: stopped. What was finished is kept; the same command goes on from here.", file=sys.stderr)
-            raise typer.Exit(130) from None
-        except PliantError as error:
-            from pliant.lab.store import StorageFullError
-
-            if len(chosen) == 1 or isinstance(error, StorageFullError):
-                raise
-            console.print(f"[bold red]{plain(study.name)} could not run:[/] {plain(str(error))}")
-            told.append(Told(study.directory, None, None, None))
+    with opened(on) as executor:
+        for i, ((name, study), base) in enumerate(zip(chosen, against, strict=True), start=1):
+            if len(chosen) > 1:
+                console.rule(f"{i} of {len(chosen)}: {plain(study.directory)}", style="dim")
+            try:
+                told.append(_one(name, study, base, console, store, executor, stack, open_page, quiet))
+            except KeyboardInterrupt:
+                print("\npliant: stopped. What was finished is kept; the same command goes on from here.", file=sys.stderr)
+                raise typer.Exit(130) from None
+            except PliantError as error:
+                if len(chosen) == 1 or isinstance(error, StorageFullError):
+                    raise
+                console.print(f"[bold red]{plain(study.name)} could not run:[/] {plain(str(error))}")
+                told.append(Told(study.directory, None, None, None))
     if len(chosen) > 1:
         summarise(told, console)
     if any(t.result is None for t in told):
@@ -107,7 +110,7 @@ def _one(
     baseline: str | None,
     console: Console,
     store: Path,
-    on: str,
+    on: Executor,
     stack: int | None,
     open_page: bool,
     quiet: bool,

@@ -74,6 +74,7 @@ class Result:
         self._store = store
         self.trials: tuple[TrialSpec, ...] = plan(study)
         self._samples: dict[tuple[str, str], Sampled] = {}
+        self._verdicts: dict[tuple[str, str], Verdict] = {}
         self._provenance: list[tuple[str, Mapping[str, Any]]] = []
         self._sums: dict[str, Mapping[str, str]] = {}
         self._now: dict[str, Identity] = {}
@@ -221,11 +222,14 @@ class Result:
         Raises:
             VerdictError: the baseline or the metric is not in the study.
         """
-        metric = metric or self.study.metric
-        usual = ("ap", "ap50", "ap75") if isinstance(self._data, Detection) else ("accuracy", "precision", "recall", "f1")
-        # Those that the paper prints stand beside ours.
-        named = [str(entry["metric"]) for entry in papers.context(self.study).printed if entry.get("metric") in KNOWN]
-        return self._judged([metric, *usual, *named], baseline)
+        metric, baseline = metric or self.study.metric, baseline or self.study.baseline
+        # Who prints a verdict writes a report next, and the rows are read once.
+        if (baseline, metric) not in self._verdicts:
+            usual = ("ap", "ap50", "ap75") if isinstance(self._data, Detection) else ("accuracy", "precision", "recall", "f1")
+            # Those that the paper prints stand beside ours.
+            named = [str(entry["metric"]) for entry in papers.context(self.study).printed if entry.get("metric") in KNOWN]
+            self._verdicts[baseline, metric] = self._judged([metric, *usual, *named], baseline)
+        return self._verdicts[baseline, metric]
 
     def _judged(self, metrics: Sequence[str], baseline: str | None = None) -> Verdict:
         """The verdict by the first of the metrics, with estimates of all."""

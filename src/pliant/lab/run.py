@@ -25,7 +25,7 @@ from pliant.lab.result import Result
 from pliant.lab.stacked import MAX_PARAMETERS, lanes, train_stacked
 from pliant.lab.status import TRIALS
 from pliant.lab.store import CHECKPOINT, RESULT, Store, TrialBusyError, TrialDirectory
-from pliant.lab.study import Custom, Study, TrialSpec, activation_factory, canonical, data_of, plan
+from pliant.lab.study import Custom, Study, TrialSpec, activation_factory, canonical, data_of, plan, release_data
 from pliant.lab.train import build
 
 __all__ = ["DEFAULT_STORE", "Progress", "run"]
@@ -72,8 +72,9 @@ def run(
         study: what to compare.
         store: a directory, made if it is missing.
         on: an executor or its name: "serial", "local" (a process per core), "local:4", "ray", "ray:ADDRESS", "slurm.toml"; see
-            :func:`pliant.lab.executors.create`. A study with functions of your own runs on "local" if they can be imported and
-            the program has an ``if __name__ == "__main__":`` guard; to Ray and Slurm they travel as code.
+            :func:`pliant.lab.executors.create`. Several studies can share the workers of one, see
+            :class:`pliant.lab.executors.LocalExecutor`. A study with functions of your own runs on "local" if they can be
+            imported and the program has an ``if __name__ == "__main__":`` guard; to Ray and Slurm they travel as code.
         progress: what is told about events.
         checkpoint_every: seconds between the checkpoints of a trial; 0 writes one each epoch.
         stack: at most so many trials of small networks are trained as one program, with the same results up to rounding, which
@@ -234,6 +235,12 @@ class TrialWork:
         """Reports what :func:`pliant.lab.train.train` or :func:`pliant.lab.detect.train` reports, with the trial's place in the
         job as "trial"."""
         _train(job, report, Store(Path(self.root)), self)
+
+    def release(self) -> None:
+        """See :class:`pliant.lab.executors.Releasable`."""
+        release_data()
+        # What torch keeps for itself is lacking to the other processes on the GPU.
+        torch.cuda.empty_cache()
 
     def host(self, job: Job, report: Report) -> TrialHost:
         specs = {spec.key: spec for spec in _specs(job)}

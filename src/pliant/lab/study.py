@@ -603,6 +603,11 @@ def _is_file(weights: object) -> bool:
 _loaded: dict[str, Data | Detection] = {}
 
 
+def release_data() -> None:
+    """Let go of the data that :func:`data_of` has read; it reads them again."""
+    _loaded.clear()
+
+
 def data_of(component: Component, custom: Custom) -> Data | Detection:
     """The user's own data, or those that ``component`` names, read once in a process.
 

@@ -5,13 +5,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from pliant.errors import unknown
-from pliant.lab.executors.interface import ATTEMPTS, Event, Executor, ExecutorError, Job, Limits, Portable, Report, Work
+from pliant.lab.executors.interface import (
+    ATTEMPTS,
+    Event,
+    Executor,
+    ExecutorError,
+    Job,
+    Limits,
+    Portable,
+    Releasable,
+    Report,
+    Work,
+)
 from pliant.lab.executors.local import LocalExecutor
 from pliant.lab.executors.ray import RayExecutor
 from pliant.lab.executors.serial import SerialExecutor
@@ -28,11 +40,13 @@ __all__ = [
     "LocalExecutor",
     "Portable",
     "RayExecutor",
+    "Releasable",
     "Report",
     "SerialExecutor",
     "SlurmExecutor",
     "Work",
     "create",
+    "opened",
 ]
 
 ALL: Final[Mapping[str, type[Executor]]] = {
@@ -62,6 +76,18 @@ def create(text: str) -> Executor:
     if name not in ALL:
         raise unknown("executor", str(name), ALL)
     return ALL[name].parse(argument, settings)
+
+
+@contextlib.contextmanager
+def opened(text: str) -> Iterator[Executor]:
+    """The executor that ``text`` names, for several runs: one that has something to keep between them (``local`` its workers)
+    keeps it until the end of the block.
+
+    Raises UnknownNameError and ExecutorError, as :func:`create`.
+    """
+    executor = create(text)
+    with executor if isinstance(executor, contextlib.AbstractContextManager) else contextlib.nullcontext():
+        yield executor
 
 
 def _head(text: str) -> tuple[tuple[str, str, str], list[str]]:

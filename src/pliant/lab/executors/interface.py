@@ -7,7 +7,8 @@ The contract, which every executor passes in ``tests/lab/test_executors.py``:
 * the death of the process that ran the job is the infrastructure's: "retrying", up to :data:`ATTEMPTS` attempts in all;
 * :class:`~pliant.lab.store.StorageFullError` ends the run, because every further job would meet it too;
 * an attempt that exceeds one of the :class:`Limits` is ended, which is a death like any other;
-* whatever ends :meth:`Executor.run`, no process of its own outlives it.
+* whatever ends :meth:`Executor.run`, no process of its own outlives it; or, of an executor that is used as a context manager,
+  the ``with`` block around its runs.
 """
 
 from __future__ import annotations
@@ -55,6 +56,17 @@ class Event:
 Report = Callable[[Mapping[str, float]], None]
 Work = Callable[[Job, Report], None]
 """Does a job and reports its progress. ``local`` needs it to be picklable: an importable function, or a partial of one."""
+
+
+@runtime_checkable
+class Releasable(Protocol):
+    """Work that leaves things in memory for its next job, such as the data that it has read. Called like any :data:`Work`."""
+
+    def __call__(self, job: Job, report: Report) -> None: ...
+
+    def release(self) -> None:
+        """In a worker that idles until it gets other work: let go of them."""
+        ...
 
 
 class Host(Protocol):

@@ -3,7 +3,7 @@
 The standard library's pools give up as a whole when one worker dies. This supervisor owns its workers instead: each has
 a pipe of its own and is watched through its process handle, so a killed worker costs one attempt of one job. Workers
 are spawned, never forked (a fork copies locked locks of the threads that torch starts), and stay warm: importing torch
-once per job would cost more than many a trial.
+once per job would cost more than many a trial. Between the runs of one ``with`` block they stay warm too, for the same reason.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from pliant.lab.executors.interface import (
     Job,
     Kind,
     Limits,
+    Releasable,
     Settings,
     Work,
     checked,
@@ -48,11 +49,24 @@ _TICK: Final = 0.25
 
 _THREADS: Final = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 _DEVICES: Final = "CUDA_VISIBLE_DEVICES"
+_UNSAID: Final = ("TORCHINDUCTOR_CACHE_DIR",)
+"""What a library sets for itself when it is imported, as torch's compiler comes with torchvision: no setting has changed."""
+
 _KNOWN: Final = {"workers": int, "memory_gb": float, "minutes": float, "silent_minutes": float}
 
 
 class LocalExecutor:
     """Runs jobs in worker processes of this machine, each with its share of the cores as threads, and the GPUs in turn.
+
+    Workers end with the run that started them. Those of an executor that is used as a context manager idle from one run to the
+    next and end with the block, so that several studies import torch once a worker::
+
+        with LocalExecutor(2) as executor:
+            for study in studies:
+                run(study, on=executor)
+
+    They keep the modules that they have imported. A run that ends with an exception ends its workers in any case, and so does
+    one under ``memory_gb``: what earlier work left in the memory of a worker would count.
 
     Args:
         workers: how many; None: one per usable core.
@@ -72,6 +86,8 @@ class LocalExecutor:
         self.workers: Final = workers or _cores()
         self.name = f"local:{self.workers}"
         self._bounds = _Bounds(memory_gb, limits)
+        self._open = False
+        self._idle: list[_Worker] = []
 
     @classmethod
     def parse(cls, argument: str | None, settings: Settings) -> Self:
@@ -90,9 +106,23 @@ class LocalExecutor:
         """As :meth:`Executor.run`. A job whose worker died is begun again after the waiting ones: what killed it is most
         often memory, and that is least scarce when the neighbours are done. ExecutorError when ``work`` cannot be sent
         to another process or when workers do not even start."""
-        threads = max(1, _cores() // self.workers)
-        with _Supervisor(_pickled(work), self.workers, threads, on_event, self._bounds) as supervisor:
+        threads, pickled = max(1, _cores() // self.workers), _pickled(work)
+        idle, self._idle = self._idle, []
+        with _Supervisor(pickled, self.workers, threads, on_event, self._bounds, idle) as supervisor:
             supervisor.run(jobs)
+            # Of two runs at once, in threads, the first to end hands its workers on.
+            if self._open and self._bounds.memory_gb is None and not self._idle:
+                self._idle = supervisor.dismiss()
+                for worker in self._idle:
+                    worker.rest()
+
+    def __enter__(self) -> Self:
+        self._open = True
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        self._open = False
+        _end(self._idle, gently=kind is None)
 
 
 # The driver's side
@@ -125,17 +155,18 @@ class _Attempt:
 
 class _Worker:
     """A process, the pipe to it, and what it is doing: since ``begun``, and with a last ``sign``, both monotonic seconds.
-    ``slot`` counts the workers that live side by side; it decides which GPU this one sees."""
+    ``slot`` counts the workers that live side by side; it decides which GPU this one sees. ``unanswered`` counts the works that
+    it was given and has not yet said to be ready for."""
 
     def __init__(self, work: bytes, threads: int, slot: int) -> None:
         context = multiprocessing.get_context("spawn")
         self.connection, far_end = context.Pipe()
-        self.ready = False
+        self.unanswered = 1
         self.attempt: _Attempt | None = None
         self.begun = self.sign = 0.0
         self.slot = slot
-        devices = _devices()
-        ours = {**dict.fromkeys(_THREADS, str(threads)), **({_DEVICES: devices[slot % len(devices)]} if devices else {})}
+        self.inherited = _inherited(threads, slot)
+        ours = _environment(threads, slot)
         # Not a daemon: those may not have children, and a user's data loader may want some.
         self.process = context.Process(target=_serve, args=(far_end, work, os.getpid()), name="pliant-worker")
         try:
@@ -150,6 +181,27 @@ class _Worker:
             # Only the worker may hold its end, or its death would never read as an end of file here.
             far_end.close()
         self._handle = _process_handle(self.process.pid)
+
+    @property
+    def ready(self) -> bool:
+        return self.unanswered == 0
+
+    def rest(self) -> None:
+        """Let go of the work. The memory of a worker that the next run does not need must not be lacking to the others."""
+        # The next run sees whether it is dead.
+        with contextlib.suppress(OSError):
+            self.connection.send(("release", None))
+
+    def take(self, work: bytes, threads: int) -> bool:
+        """Go over to ``work``. False where that takes a new process: this one is dead, or inherited what has changed since."""
+        if self.exit_code(0) is not None or self.inherited != _inherited(threads, self.slot):
+            return False
+        try:
+            self.connection.send(("work", work))
+        except OSError:
+            return False
+        self.unanswered += 1
+        return True
 
     @property
     def death(self) -> int:
@@ -177,7 +229,17 @@ class _Worker:
 
 
 class _Supervisor:
-    def __init__(self, work: bytes, workers: int, threads: int, on_event: Callable[[Event], None], bounds: _Bounds) -> None:
+    """One run. ``idle``: workers of an earlier one, which are taken before any is started."""
+
+    def __init__(
+        self,
+        work: bytes,
+        workers: int,
+        threads: int,
+        on_event: Callable[[Event], None],
+        bounds: _Bounds,
+        idle: list[_Worker],
+    ) -> None:
         self._work = work
         self._bounds = bounds
         self._target = workers
@@ -185,13 +247,21 @@ class _Supervisor:
         self._on_event = on_event
         self._waiting: deque[_Attempt] = deque()
         self._workers: list[_Worker] = []
+        self._idle = idle
         self._failed_starts = 0
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        _end(self._workers, gently=kind is None)
+        _end(self.dismiss(), gently=kind is None)
+
+    def dismiss(self) -> list[_Worker]:
+        """The workers, which are the caller's from now on."""
+        workers = [*self._workers, *self._idle]
+        self._workers.clear()
+        self._idle.clear()
+        return workers
 
     def run(self, jobs: Sequence[Job]) -> None:
         self._waiting.extend(_Attempt(job, 1) for job in jobs)
@@ -224,6 +294,12 @@ class _Supervisor:
             return
         busy = sum(worker.attempt is not None for worker in self._workers)
         while len(self._workers) < min(self._target, busy + len(self._waiting)):
+            if self._idle:
+                if self._idle[0].take(self._work, self._threads):
+                    self._workers.append(self._idle.pop(0))
+                else:
+                    _end([self._idle.pop(0)], gently=True)
+                continue
             try:
                 taken = {worker.slot for worker in self._workers}
                 slot = next(n for n in range(self._target) if n not in taken)
@@ -239,7 +315,7 @@ class _Supervisor:
             return
         attempt = self._waiting[0]
         try:
-            worker.connection.send((attempt.job.key, attempt.job.payload))
+            worker.connection.send(("job", attempt.job))
         except OSError:
             # Dead already; its handle says so in the next round, and the job was never begun.
             return
@@ -258,7 +334,7 @@ class _Supervisor:
             return False
         attempt = worker.attempt
         if kind == "ready":
-            worker.ready = True
+            worker.unanswered -= 1
             self._failed_starts = 0
         elif kind == "unusable":
             raise _unpicklable(content)
@@ -404,6 +480,18 @@ def _devices() -> list[str]:
         return []
 
 
+def _environment(threads: int, slot: int) -> dict[str, str]:
+    """What a worker's environment has otherwise than ours."""
+    devices = _devices()
+    return {**dict.fromkeys(_THREADS, str(threads)), **({_DEVICES: devices[slot % len(devices)]} if devices else {})}
+
+
+def _inherited(threads: int, slot: int) -> tuple[dict[str, str], str, list[str]]:
+    """What a worker that is started now gets from this process: environment, working directory, places to import from."""
+    variables = {name: value for name, value in os.environ.items() if name not in _UNSAID}
+    return {**variables, **_environment(threads, slot)}, os.getcwd(), list(sys.path)
+
+
 def _resident(pid: int) -> int:
     """Bytes of memory that a process and its children hold; what they share counts for each."""
     total = 0
@@ -434,7 +522,7 @@ def _interrupts_held_back() -> Iterator[None]:
 
 
 def _serve(connection: Connection, pickled_work: bytes, driver: int) -> None:
-    """A worker's life: jobs until the driver closes the pipe or dies."""
+    """A worker's life: jobs, of one work after the other, until the driver closes the pipe or dies."""
     # Ctrl-C reaches the whole foreground group; the driver alone decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform != "win32":
@@ -445,15 +533,19 @@ def _serve(connection: Connection, pickled_work: bytes, driver: int) -> None:
         connection.send(("progress", {name: float(value) for name, value in data.items()}))
 
     try:
-        try:
-            work: Work = pickle.loads(pickled_work)
-        except BaseException as error:
-            connection.send(("unusable", describe(error)))
-            return
-        connection.send(("ready", None))
         while True:
-            key, payload = connection.recv()
-            connection.send(_done(work, Job(key, payload), report))
+            try:
+                work: Work = pickle.loads(pickled_work)
+            except BaseException as error:
+                connection.send(("unusable", describe(error)))
+                return
+            connection.send(("ready", None))
+            while (message := connection.recv())[0] == "job":
+                connection.send(_done(work, message[1], report))
+            if isinstance(work, Releasable):
+                work.release()
+            del work, pickled_work
+            _, pickled_work = connection.recv()
     except (EOFError, ConnectionError):
         return
 

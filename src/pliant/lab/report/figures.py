@@ -1,4 +1,4 @@
-"""The figures: Vega-Lite specifications made with Altair, without data, one per page width.
+"""The figures: Vega-Lite specifications, without data, one per page width. Their marks are made with Altair.
 
 A figure is drawn once per width class because a plot that is merely scaled down is not legible on a telephone. Colours
 are the light theme's; the style sheet re-inks the neutral ones for dark pages, so that what is exported or printed is
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import altair as alt
+from altair.utils.schemapi import debug_mode
 
 from pliant.lab.report import aggregate, wording
 from pliant.lab.report.aggregate import Table
@@ -106,18 +107,42 @@ NOTHING_SCORED = "No trial has been scored yet, so there is nothing to draw."
 BAND_TEXT = "the band spans the central 80 % of trials (10th to 90th percentile)"
 
 
-def _finished(chart: Any, *, validate: bool) -> dict[str, Any]:
-    spec: dict[str, Any] = chart.to_dict(validate=validate)
-    spec.pop("$schema", None)
-    spec.pop("config", None)
-    return spec
+Spec = dict[str, Any]
+"""A specification, or a part of one, as Vega-Lite has it."""
 
 
 def _figure(
-    id_: str, title: str, caption: str, description: str, draw: Callable[[int], Any], tables: Mapping[str, Table]
+    id_: str, title: str, caption: str, description: str, draw: Callable[[int], Spec], tables: Mapping[str, Table]
 ) -> Figure:
-    layouts = tuple((width, _finished(draw(width), validate=width == WIDTHS[0])) for width in WIDTHS)
+    # Altair would check each part when it is made and again in what it is put into. The tests check the whole, once.
+    with debug_mode(False):
+        layouts = tuple((width, draw(width)) for width in WIDTHS)
     return Figure(id_, title, caption, description, layouts, tables)
+
+
+# Altair copies the charts that it joins, each time with all that was joined before, and most of the time that a report takes
+# would go there. So its part ends at the single mark, and what holds several is put together from their specifications.
+
+
+def _spec(part: Any) -> Spec:
+    # Not as the whole page, which would be given a schema and a theme.
+    spec: Spec = part.to_dict(validate=False, context={"top_level": False})
+    return spec
+
+
+def _layered(charts: Sequence[Any], **properties: Any) -> Spec:
+    """Marks over one another. The data stand above them where they share them, as a facet needs it."""
+    specs = [_spec(chart) for chart in charts]
+    data = specs[0]["data"]
+    if any(spec["data"] != data for spec in specs):
+        return {"layer": specs, **properties}
+    return {"data": data, "layer": [{k: v for k, v in spec.items() if k != "data"} for spec in specs], **properties}
+
+
+def _faceted(layers: Spec, facet: Any, columns: int, **properties: Any) -> Spec:
+    """A panel for each value of a field."""
+    each = {k: v for k, v in layers.items() if k != "data"}
+    return {"data": layers["data"], "facet": _spec(facet), "spec": each, "columns": columns, **properties}
 
 
 @dataclass(frozen=True)
@@ -181,8 +206,17 @@ def _activation_axis(labels: Sequence[str], baseline: str | None) -> Any:
     )
 
 
-def _picker(name: str, label: str, options: Sequence[str], value: str) -> Any:
-    return alt.param(name=name, value=value, bind=alt.binding_select(options=list(options), name=label))
+def _picker(name: str, label: str, options: Sequence[str], value: str) -> Spec:
+    return {"name": name, "value": value, "bind": {"input": "select", "options": list(options), "name": label}}
+
+
+def _slider(name: str, label: str, value: int, **bounds: float) -> Spec:
+    return {"name": name, "value": value, "bind": {"input": "range", **bounds, "name": label}}
+
+
+def _where(test: object, value: object) -> list[Spec]:
+    """The value of a channel where a test holds."""
+    return [{"test": test, "value": value}]
 
 
 def _source(name: str) -> Any:
@@ -215,7 +249,7 @@ def forest(data: ReportData, names: Mapping[str, str]) -> Figure | Absent:
     outside = sum(not low <= x <= high for x in pairs.numbers("difference"))
     higher = all(c.higher_is_better for c in verdict.comparisons)
 
-    def draw(width: int) -> Any:
+    def draw(width: int) -> Spec:
         numbers = width >= 600
         inner = width - _label_width(labels) - (150 if numbers else 16)
         x = alt.Scale(domain=[low, high], nice=False, zero=False)
@@ -244,15 +278,15 @@ def forest(data: ReportData, names: Mapping[str, str]) -> Figure | Absent:
         layers = [
             alt.Chart(_source("unit"))
             .mark_rect(color=BAND)
-            .encode(x=alt.datum(max(low, -margin), type="quantitative"), x2=alt.datum(min(high, margin))),
-            alt.Chart(_source("unit")).mark_rule(color=QUIET, strokeDash=[4, 3]).encode(x=alt.datum(0, type="quantitative")),
+            .encode(x=alt.XDatum(max(low, -margin), type="quantitative"), x2=alt.X2Datum(min(high, margin))),
+            alt.Chart(_source("unit")).mark_rule(color=QUIET, strokeDash=[4, 3]).encode(x=alt.XDatum(0, type="quantitative")),
             alt.Chart(_source("pairs"))
             .transform_filter(f"inrange(datum.difference, [{low!r}, {high!r}])")
             .mark_tick(color=QUIET, opacity=0.38, thickness=1, size=11)
             .encode(x=alt.X("difference:Q", scale=x, axis=axis), y=y),
             base.transform_filter("isValid(datum.low)")
             .mark_rule(strokeWidth=2.2, clip=True)
-            .encode(x=alt.X("low:Q", scale=x, axis=axis), x2="high:Q", y=y, color=hue),
+            .encode(x=alt.X("low:Q", scale=x, axis=axis), x2=alt.X2("high:Q"), y=y, color=hue),
             base.transform_filter(f"inrange(datum.difference, [{low!r}, {high!r}])")
             .mark_point(filled=True, size=85, opacity=1, stroke=PAPER, strokeWidth=0.8)
             .encode(x=alt.X("difference:Q", scale=x, axis=axis), y=y, color=hue, shape=marker, tooltip=tip),
@@ -262,13 +296,15 @@ def forest(data: ReportData, names: Mapping[str, str]) -> Figure | Absent:
                 layers.append(
                     base.transform_filter(f"isValid(datum.{end}) && {test}")
                     .mark_point(shape=f"triangle-{symbol}", filled=True, size=60, opacity=1)
-                    .encode(x=alt.datum(low if end == "low" else high), y=y, color=hue)
+                    .encode(x=alt.XDatum(low if end == "low" else high), y=y, color=hue)
                 )
         if numbers:
             layers.append(
-                base.mark_text(align="left", baseline="middle", color=INK).encode(x=alt.value(inner + 12), y=y, text="text:N")
+                base.mark_text(align="left", baseline="middle", color=INK).encode(
+                    x=alt.XValue(inner + 12), y=y, text=alt.Text("text:N")
+                )
             )
-        return alt.layer(*layers).properties(width=inner, height=alt.Step(25))
+        return _layered(layers, width=inner, height={"step": 25})
 
     ns = sorted({int(n) for n in main.numbers("n")})
     n_text = str(ns[0]) if len(ns) == 1 else f"{ns[0]} to {ns[-1]}"
@@ -336,7 +372,7 @@ def folds(data: ReportData, names: Mapping[str, str]) -> Figure | Absent:
     signs = alt.Scale(domain=["better", "equal", "worse"], range=[GREEN, QUIET, VERMILLION])
     sign_shapes = alt.Scale(domain=["better", "equal", "worse"], range=["triangle-up", "circle", "triangle-down"])
 
-    def draw(width: int) -> Any:
+    def draw(width: int) -> Spec:
         pick = _picker("pick_fold", "Activation ", options, first)
         side = width < 600
         rows = len({str(v) for v in table.values("pair")})
@@ -374,10 +410,11 @@ def folds(data: ReportData, names: Mapping[str, str]) -> Figure | Absent:
             axis=alt.Axis(tickCount=6, domain=False, ticks=False),
         )
         unit = f", {shown.unit}" if shown.unit else ""
-        lines = alt.layer(
-            slope.mark_line(strokeWidth=1.4, opacity=0.6).encode(x=x, y=y, detail="pair:N", color=hue),
-            slope.mark_point(filled=True, size=36, opacity=0.9).encode(x=x, y=y, color=hue, shape=shape, tooltip=tip),
-        ).properties(
+        lines = _layered(
+            [
+                slope.mark_line(strokeWidth=1.4, opacity=0.6).encode(x=x, y=y, detail=alt.Detail("pair:N"), color=hue),
+                slope.mark_point(filled=True, size=36, opacity=0.9).encode(x=x, y=y, color=hue, shape=shape, tooltip=tip),
+            ],
             width=left,
             height=height if not side else 260,
             title=f"{verdict.split.capitalize()} {wording.in_sentence(shown.title)}{unit}: each fold's pair joined",
@@ -395,18 +432,24 @@ def folds(data: ReportData, names: Mapping[str, str]) -> Figure | Absent:
             axis=alt.Axis(grid=False, tickCount=6),
         )
         single = alt.Chart(_source("folds")).transform_filter(chosen)
-        sticks = alt.layer(
-            alt.Chart(_source("unit"))
-            .mark_rect(color=BAND)
-            .encode(x=alt.datum(-margin, type="quantitative"), x2=alt.datum(margin)),
-            alt.Chart(_source("unit")).mark_rule(color=QUIET).encode(x=alt.datum(0, type="quantitative")),
-            single.transform_calculate(zero="0")
-            .mark_rule(strokeWidth=1.4, opacity=0.6)
-            .encode(x=change, x2="zero:Q", y=pair, color=hue),
-            single.mark_point(filled=True, size=44, opacity=1).encode(x=change, y=pair, color=hue, shape=shape, tooltip=tip),
-        ).properties(width=right, height=height, title="Difference in each fold (repeat.fold)")
-        both = alt.vconcat(lines, sticks) if side else alt.hconcat(lines, sticks)
-        return both.add_params(pick)
+        sticks = _layered(
+            [
+                alt.Chart(_source("unit"))
+                .mark_rect(color=BAND)
+                .encode(x=alt.XDatum(-margin, type="quantitative"), x2=alt.X2Datum(margin)),
+                alt.Chart(_source("unit")).mark_rule(color=QUIET).encode(x=alt.XDatum(0, type="quantitative")),
+                single.transform_calculate(zero="0")
+                .mark_rule(strokeWidth=1.4, opacity=0.6)
+                .encode(x=change, x2=alt.X2("zero:Q"), y=pair, color=hue),
+                single.mark_point(filled=True, size=44, opacity=1).encode(
+                    x=change, y=pair, color=hue, shape=shape, tooltip=tip
+                ),
+            ],
+            width=right,
+            height=height,
+            title="Difference in each fold (repeat.fold)",
+        )
+        return {"vconcat" if side else "hconcat": [lines, sticks], "params": [pick]}
 
     drawn = max(sum(v == label for v in table.values("label")) for label in options)
     caption = (
@@ -491,7 +534,7 @@ def curves(data: ReportData, names: Mapping[str, str], traces: aggregate.Traces)
         clipped |= cut
         scales |= dict.fromkeys(pair, (scale, word))
 
-    def draw(width: int) -> Any:
+    def draw(width: int) -> Spec:
         two = width >= 600
         legend_columns = 1 if width >= 900 else 4 if two else 2
         beside = width >= 900
@@ -504,13 +547,16 @@ def curves(data: ReportData, names: Mapping[str, str], traces: aggregate.Traces)
             symbolSize=110,
             symbolStrokeWidth=1.8,
         )
-        isolate = alt.selection_point(name="isolate", fields=["label"], bind="legend")
+        isolate = {
+            "name": "isolate",
+            "select": {"type": "point", "fields": ["label"]},
+            "bind": "legend",
+            "views": ["isolating_0"],
+        }
         show = _picker("show_curve", "Show ", [EVERY, *labels], EVERY)
         mine = f"show_curve === {_literal(EVERY)} || datum.label === show_curve"
-        seen = alt.PredicateComposition({"and": [{"param": "isolate"}, mine]})
-        one = alt.PredicateComposition(
-            {"and": [{"param": "isolate"}, mine, f"length(data('isolate_store')) || show_curve !== {_literal(EVERY)}"]}
-        )
+        seen = {"and": [{"param": "isolate"}, mine]}
+        one = {"and": [{"param": "isolate"}, mine, f"length(data('isolate_store')) || show_curve !== {_literal(EVERY)}"]}
         hue = alt.Color("label:N", scale=look.color(), legend=legend)
         shape = alt.Shape("label:N", scale=look.shape(), legend=legend)
         charts = []
@@ -534,38 +580,42 @@ def curves(data: ReportData, names: Mapping[str, str], traces: aggregate.Traces)
                 alt.Tooltip(f"{name}_high:Q", title="90 %", format=".2%" if accuracy else ".4g"),
                 alt.Tooltip("n:Q", title="Trials"),
             ]
-            line = base.properties(name="isolating") if name == panels[0][0] else base
-            layer = alt.layer(
-                base.mark_area(clip=True).encode(
-                    x=x,
-                    y=alt.Y(f"{name}_low:Q", title=None, scale=scale, axis=axis),
-                    y2=f"{name}_high:Q",
-                    color=hue,
-                    opacity=alt.when(one).then(alt.value(0.24)).when(seen).then(alt.value(0.05)).otherwise(alt.value(0)),
-                ),
-                line.mark_line(clip=True, strokeWidth=1.6)
-                .encode(
-                    x=x,
-                    y=y,
-                    color=hue,
-                    strokeDash=look.dash(),
-                    detail="label:N",
-                    opacity=alt.when(seen).then(alt.value(1)).otherwise(alt.value(0.07)),
-                )
-                .add_params(*([isolate] if line is not base else [])),
-                base.transform_filter("datum.mark === 1")
-                .mark_point(clip=True, filled=True, size=42)
-                .encode(
-                    x=x,
-                    y=y,
-                    color=hue,
-                    shape=shape,
-                    opacity=alt.when(seen).then(alt.value(1)).otherwise(alt.value(0.05)),
-                    tooltip=tip,
-                ),
-            ).properties(width=inner, height=210 if two else 190, title=title + word)
+            # The view in which the legend is clicked.
+            line = base.properties(name="isolating_0") if name == panels[0][0] else base
+            layer = _layered(
+                [
+                    base.mark_area(clip=True).encode(
+                        x=x,
+                        y=alt.Y(f"{name}_low:Q", title=None, scale=scale, axis=axis),
+                        y2=alt.Y2(f"{name}_high:Q"),
+                        color=hue,
+                        opacity=alt.OpacityValue(0, condition=[*_where(one, 0.24), *_where(seen, 0.05)]),
+                    ),
+                    line.mark_line(clip=True, strokeWidth=1.6).encode(
+                        x=x,
+                        y=y,
+                        color=hue,
+                        strokeDash=look.dash(),
+                        detail=alt.Detail("label:N"),
+                        opacity=alt.OpacityValue(0.07, condition=_where(seen, 1)),
+                    ),
+                    base.transform_filter("datum.mark === 1")
+                    .mark_point(clip=True, filled=True, size=42)
+                    .encode(
+                        x=x,
+                        y=y,
+                        color=hue,
+                        shape=shape,
+                        opacity=alt.OpacityValue(0.05, condition=_where(seen, 1)),
+                        tooltip=tip,
+                    ),
+                ],
+                width=inner,
+                height=210 if two else 190,
+                title=title + word,
+            )
             charts.append(layer)
-        return alt.concat(*charts, columns=2 if two else 1).add_params(show)
+        return {"concat": charts, "columns": 2 if two else 1, "params": [isolate, show]}
 
     counts = sorted({int(n) for n in table.numbers("n")})
     n_text = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
@@ -610,7 +660,7 @@ def gallery(table: Table, left_out: int) -> Figure | Absent:
     low = min(_shape_frame(table, "value")[0], _shape_frame(table, "derivative")[0])
     high = max(_shape_frame(table, "value")[1], _shape_frame(table, "derivative")[1])
 
-    def draw(width: int) -> Any:
+    def draw(width: int) -> Spec:
         columns = _columns(len(labels), (4, 5) if width >= 900 else (3, 4) if width >= 600 else (2,))
         cell = (width - 44) // columns - 18
         scale = alt.Scale(domain=[low, high], nice=False)
@@ -632,14 +682,11 @@ def gallery(table: Table, left_out: int) -> Figure | Absent:
                         y=alt.Y(f"{column}:Q", title=None, scale=scale, axis=_zero_axis(tickCount=4)),
                         color=alt.Color("what:N", scale=what, legend=legend),
                         strokeDash=alt.StrokeDash("what:N", scale=dashes, legend=legend),
-                        detail="site:N",
+                        detail=alt.Detail("site:N"),
                     )
                 )
-        return (
-            alt.layer(*layers)
-            .properties(width=cell, height=round(cell * 0.72))
-            .facet(facet=alt.Facet("label:N", sort=labels, title=None, header=alt.Header(labelAnchor="start")), columns=columns)
-        )
+        facet = alt.Facet("label:N", sort=labels, title=None, header=alt.Header(labelAnchor="start"))
+        return _faceted(_layered(layers, width=cell, height=round(cell * 0.72)), facet, columns)
 
     caption = "Each function f (solid) and its derivative f′ (dashed), on the same axes throughout."
     if moving:
@@ -685,20 +732,14 @@ def shape(table: Table, left_out: int) -> Figure | Absent:
     first = max(labels, key=lambda label: stops[label])
     sites = list(dict.fromkeys(str(v) for v in table.values("site")))
 
-    def draw(width: int) -> Any:
+    def draw(width: int) -> Spec:
         stacked = width < 600
         inner = width - 50 if stacked else (width - 26 - 2 * 42 - 110) // 2
         pick = _picker("pick_shape", "Activation ", labels, first)
         params = [pick]
         stop = "datum.last"
         if last > 0:
-            params.append(
-                alt.param(
-                    name="moment",
-                    value=1,
-                    bind=alt.binding_range(min=0, max=1, step=round(1 / last, 4), name="Start to end of training "),
-                )
-            )
+            params.append(_slider("moment", "Start to end of training ", 1, min=0, max=1, step=round(1 / last, 4)))
             stop = "round(moment * datum.last)"
         lines = _site_lines(width, sites)
         charts = []
@@ -720,8 +761,8 @@ def shape(table: Table, left_out: int) -> Figure | Absent:
                 .encode(
                     x=x,
                     y=y,
-                    detail="site:N",
-                    opacity=alt.when("datum.last > 0").then(alt.value(0.55)).otherwise(alt.value(0)),
+                    detail=alt.Detail("site:N"),
+                    opacity=alt.OpacityValue(0, condition=_where("datum.last > 0", 0.55)),
                 ),
                 chosen.transform_filter(f"datum.stop === {stop}")
                 .mark_line(strokeWidth=2)
@@ -730,11 +771,10 @@ def shape(table: Table, left_out: int) -> Figure | Absent:
                 .transform_aggregate(stage="min(stage)", groupby=["label"])
                 .transform_calculate(text="datum.stage ? datum.label + ', ' + datum.stage : datum.label")
                 .mark_text(align="left", baseline="top", color=INK)
-                .encode(x=alt.value(8), y=alt.value(6), text="text:N"),
+                .encode(x=alt.XValue(8), y=alt.YValue(6), text=alt.Text("text:N")),
             ]
-            charts.append(alt.layer(*layers).properties(width=inner, height=250, title=title))
-        both = alt.vconcat(*charts) if stacked else alt.hconcat(*charts)
-        return both.add_params(*params)
+            charts.append(_layered(layers, width=inner, height=250, title=title))
+        return {"vconcat" if stacked else "hconcat": charts, "params": params}
 
     caption = "The chosen activation's value (left) and derivative (right)."
     if last > 0:
@@ -763,7 +803,7 @@ def _site_lines(width: int, sites: Sequence[str]) -> dict[str, Any]:
     place: dict[str, Any] = {"orient": "right" if beside else "bottom"}
     if len(sites) > len(HUES):
         legend = alt.Legend(title=["Sites, first", "to last"] if beside else "Sites, first to last", **place)
-        return {"color": _site_hue(alt.Color, sites, legend), "detail": "site:N"}
+        return {"color": _site_hue(alt.Color, sites, legend), "detail": alt.Detail("site:N")}
     legend = alt.Legend(title="Site", columns=1 if beside else 2, symbolType="stroke", symbolSize=220, labelLimit=110, **place)
     dashes = [list(DASHES[i % len(DASHES)]) for i in range(len(sites))]
     dash = alt.StrokeDash("site:N", sort=_BY_DEPTH, scale=alt.Scale(range=dashes), legend=legend)
@@ -792,7 +832,7 @@ def coefficients(data: ReportData, names: Mapping[str, str], traces: aggregate.T
         most[label] = len({n for mine, n in pairs if mine == label})
     first = max(labels, key=lambda label: most[label])
 
-    def draw(width: int) -> Any:
+    def draw(width: int) -> Spec:
         columns = 2 if width >= 600 else 1
         cell = (width - 130 - 2 * 42 - 18) // 2 if width >= 900 else (width - 130 - 84) // 2 if width >= 600 else width - 60
         lines = _site_lines(width, sites)
@@ -816,26 +856,29 @@ def coefficients(data: ReportData, names: Mapping[str, str], traces: aggregate.T
             alt.Tooltip("n:Q", title="Trials"),
         ]
         y = alt.Y("mean:Q", title=None, scale=alt.Scale(zero=False), axis=axis)
-        layered = alt.layer(
-            base.transform_calculate(band="datum.site" if len(sites) <= len(HUES) else "datum.order")
-            .mark_area(opacity=0.16)
-            .encode(
-                x=x,
-                y=alt.Y("low:Q", title=None, scale=alt.Scale(zero=False), axis=axis),
-                y2="high:Q",
-                fill=tint,
-                detail="site:N",
-            ),
-            base.mark_line(strokeWidth=1.7).encode(x=x, y=y, tooltip=tip, **lines),
-        ).properties(width=cell, height=150)
-        return (
-            layered.facet(
-                facet=alt.Facet("name:N", title=None, header=alt.Header(labelAnchor="start")),
-                columns=columns,
-            )
-            .transform_filter("datum.label === pick_coefficient")
-            .resolve_scale(y="independent")
-            .add_params(_picker("pick_coefficient", "Activation ", labels, first))
+        layered = _layered(
+            [
+                base.transform_calculate(band="datum.site" if len(sites) <= len(HUES) else "datum.order")
+                .mark_area(opacity=0.16)
+                .encode(
+                    x=x,
+                    y=alt.Y("low:Q", title=None, scale=alt.Scale(zero=False), axis=axis),
+                    y2=alt.Y2("high:Q"),
+                    fill=tint,
+                    detail=alt.Detail("site:N"),
+                ),
+                base.mark_line(strokeWidth=1.7).encode(x=x, y=y, tooltip=tip, **lines),
+            ],
+            width=cell,
+            height=150,
+        )
+        return _faceted(
+            layered,
+            alt.Facet("name:N", title=None, header=alt.Header(labelAnchor="start")),
+            columns,
+            transform=[{"filter": "datum.label === pick_coefficient"}],
+            resolve={"scale": {"y": "independent"}},
+            params=[_picker("pick_coefficient", "Activation ", labels, first)],
         )
 
     ns = sorted({int(n) for n in table.numbers("n")})
@@ -885,7 +928,7 @@ def layers(data: ReportData, names: Mapping[str, str], traces: aggregate.Traces)
     # The slider goes by epochs, of which long trainings draw some only.
     stop = f"round((training_epoch - {epochs[0]}) / {max(1, epochs[-1] - epochs[0])} * {last})"
 
-    def draw(width: int) -> Any:
+    def draw(width: int) -> Spec:
         columns = 4 if width >= 900 else 2 if width >= 600 else 1
         axis_width = _label_width(sites) if named else 50
         cell = (width - axis_width - 20) // columns - 18
@@ -911,34 +954,38 @@ def layers(data: ReportData, names: Mapping[str, str], traces: aggregate.Traces)
 
         # What is not of the moment is hidden and not filtered away: the axes hold all of training and stand still.
         def shown(test: str, opacity: float = 1.0) -> Any:
-            return alt.when(test).then(alt.value(opacity)).otherwise(alt.value(0))
+            return alt.OpacityValue(0, condition=_where(test, opacity))
 
         now = f"datum.stop === {stop}"
-        layered = alt.layer(
-            base.mark_point(shape="stroke", angle=90, size=110, color=QUIET, strokeWidth=1.5).encode(
-                x=x, y=y, opacity=shown("datum.stop === 0", 0.8)
-            ),
-            base.mark_rule(strokeWidth=4, color=BLUE, strokeCap="round").encode(
-                x=alt.X("low:Q", title=None, scale=alt.Scale(zero=False), axis=ticks),
-                x2="high:Q",
-                y=y,
-                opacity=shown(now, 0.35),
-            ),
-            base.mark_line(strokeWidth=1.2, color=BLUE).encode(x=x, y=y, order="order:Q", detail="stop:N", opacity=shown(now)),
-            base.mark_point(filled=True, size=52, color=BLUE).encode(x=x, y=y, tooltip=tip, opacity=shown(now)),
-        ).properties(width=cell, height=alt.Step(24) if named else 260)
-        return (
-            layered.facet(facet=alt.Facet("name:N", title=None, header=alt.Header(labelAnchor="start")), columns=columns)
-            .transform_filter("datum.label === pick_layers")
-            .resolve_scale(x="independent")
-            .add_params(
-                _picker("pick_layers", "Activation ", labels, first),
-                alt.param(
-                    name="training_epoch",
-                    value=epochs[-1],
-                    bind=alt.binding_range(min=epochs[0], max=epochs[-1], step=1, name="Epoch "),
+        layered = _layered(
+            [
+                base.mark_point(shape="stroke", angle=90, size=110, color=QUIET, strokeWidth=1.5).encode(
+                    x=x, y=y, opacity=shown("datum.stop === 0", 0.8)
                 ),
-            )
+                base.mark_rule(strokeWidth=4, color=BLUE, strokeCap="round").encode(
+                    x=alt.X("low:Q", title=None, scale=alt.Scale(zero=False), axis=ticks),
+                    x2=alt.X2("high:Q"),
+                    y=y,
+                    opacity=shown(now, 0.35),
+                ),
+                base.mark_line(strokeWidth=1.2, color=BLUE).encode(
+                    x=x, y=y, order=alt.Order("order:Q"), detail=alt.Detail("stop:N"), opacity=shown(now)
+                ),
+                base.mark_point(filled=True, size=52, color=BLUE).encode(x=x, y=y, tooltip=tip, opacity=shown(now)),
+            ],
+            width=cell,
+            height={"step": 24} if named else 260,
+        )
+        return _faceted(
+            layered,
+            alt.Facet("name:N", title=None, header=alt.Header(labelAnchor="start")),
+            columns,
+            transform=[{"filter": "datum.label === pick_layers"}],
+            resolve={"scale": {"x": "independent"}},
+            params=[
+                _picker("pick_layers", "Activation ", labels, first),
+                _slider("training_epoch", "Epoch ", epochs[-1], min=epochs[0], max=epochs[-1], step=1),
+            ],
         )
 
     caption = (
@@ -965,7 +1012,7 @@ def calibration(data: ReportData, names: Mapping[str, str]) -> Figure | Absent:
     labels = list(dict.fromkeys(str(v) for v in table.values("label")))
     low = 10.0 * math.floor(min(table.numbers("confidence") + table.numbers("accuracy") + [90.0]) / 10)
 
-    def draw(width: int) -> Any:
+    def draw(width: int) -> Spec:
         columns = _columns(len(labels), (4, 5) if width >= 900 else (3, 4) if width >= 600 else (2,))
         cell = (width - 44) // columns - 18
         axis = alt.Axis(tickCount=4, grid=True, domain=False, ticks=False)
@@ -982,15 +1029,15 @@ def calibration(data: ReportData, names: Mapping[str, str]) -> Figure | Absent:
         one = base.transform_aggregate(ece="min(ece)", groupby=["label"]).transform_calculate(
             text="'ECE ' + format(datum.ece, '.1f') + ' points'"
         )
-        return (
-            alt.layer(
+        layered = _layered(
+            [
                 base.mark_rule(color=QUIET, strokeDash=[4, 3]).encode(
                     x=alt.XDatum(low, type="quantitative", scale=scale),
                     y=alt.YDatum(low, type="quantitative", scale=scale),
-                    x2=alt.datum(100),
-                    y2=alt.datum(100),
+                    x2=alt.X2Datum(100),
+                    y2=alt.Y2Datum(100),
                 ),
-                base.mark_line(color=BLUE, strokeWidth=1.2, opacity=0.6).encode(x=x, y=y, order="confidence:Q"),
+                base.mark_line(color=BLUE, strokeWidth=1.2, opacity=0.6).encode(x=x, y=y, order=alt.Order("confidence:Q")),
                 base.mark_point(filled=True, color=BLUE, opacity=1, stroke=PAPER, strokeWidth=0.6).encode(
                     x=x,
                     y=y,
@@ -998,12 +1045,14 @@ def calibration(data: ReportData, names: Mapping[str, str]) -> Figure | Absent:
                     tooltip=tip,
                 ),
                 one.mark_text(align="right", baseline="bottom", color=INK, fontSize=10.5).encode(
-                    x=alt.value(cell - 4), y=alt.value(round(cell * 0.8) - 5), text="text:N"
+                    x=alt.XValue(cell - 4), y=alt.YValue(round(cell * 0.8) - 5), text=alt.Text("text:N")
                 ),
-            )
-            .properties(width=cell, height=round(cell * 0.8))
-            .facet(facet=alt.Facet("label:N", sort=labels, title=None, header=alt.Header(labelAnchor="start")), columns=columns)
+            ],
+            width=cell,
+            height=round(cell * 0.8),
         )
+        facet = alt.Facet("label:N", sort=labels, title=None, header=alt.Header(labelAnchor="start"))
+        return _faceted(layered, facet, columns)
 
     totals: dict[str, int] = dict.fromkeys(labels, 0)
     for label, count in zip(table.values("label"), table.values("count"), strict=True):
@@ -1030,7 +1079,7 @@ def confusions(data: ReportData, names: Mapping[str, str]) -> Figure | Absent:
     small = len(classes) <= 3
     first = labels[0]
 
-    def draw(width: int) -> Any:
+    def draw(width: int) -> Spec:
         names_width = min(120, 14 + round(6.6 * max(len(c) for c in classes)))
         if small:
             columns = _columns(len(labels), (4, 5) if width >= 900 else (3, 4) if width >= 600 else (2,))
@@ -1068,18 +1117,18 @@ def confusions(data: ReportData, names: Mapping[str, str]) -> Figure | Absent:
                     x=x,
                     y=y,
                     text=alt.Text("count:Q", format=","),
-                    color=alt.when("datum.share > 0.45").then(alt.value("#ffffff")).otherwise(alt.value(INK)),
+                    color=alt.ColorValue(INK, condition=_where("datum.share > 0.45", "#ffffff")),
                 )
             )
-        chart = alt.layer(*layers).properties(width=cell, height=cell_height)
+        layered = _layered(layers, width=cell, height=cell_height)
         if small:
-            return chart.facet(
-                facet=alt.Facet("label:N", sort=labels, title=None, header=alt.Header(labelAnchor="start")),
-                columns=columns,
-            )
-        return chart.transform_filter("datum.label === pick_confusion").add_params(
-            _picker("pick_confusion", "Activation ", labels, first)
-        )
+            facet = alt.Facet("label:N", sort=labels, title=None, header=alt.Header(labelAnchor="start"))
+            return _faceted(layered, facet, columns)
+        return {
+            **layered,
+            "transform": [{"filter": "datum.label === pick_confusion"}],
+            "params": [_picker("pick_confusion", "Activation ", labels, first)],
+        }
 
     caption = (
         f"Test predictions summed over folds and repeats, n = {found.examples:,} per activation: rows are true classes, "
@@ -1109,7 +1158,7 @@ def gap(data: ReportData, names: Mapping[str, str]) -> Figure | Absent:
     taken = {str(v) for v in table.values("moment")}
     moments = [moment for moment in aggregate.GAPS.values() if moment in taken]
 
-    def draw(width: int) -> Any:
+    def draw(width: int) -> Spec:
         inner = width - _label_width(labels) - 20
         base = alt.Chart(_source("gaps"))
         y = _activation_axis(labels, look.baseline)
@@ -1120,27 +1169,31 @@ def gap(data: ReportData, names: Mapping[str, str]) -> Figure | Absent:
         offset = alt.YOffset("moment:N", sort=moments, scale=alt.Scale(domain=moments, paddingOuter=0.9))
         x_title = "Training minus validation accuracy, points"
         axis = alt.Axis(title=x_title, grid=True, tickCount=max(3, inner // 90))
-        return alt.layer(
-            alt.Chart(_source("unit")).mark_rule(color=QUIET).encode(x=alt.datum(0, type="quantitative")),
-            base.mark_rule(strokeWidth=4, opacity=0.3, strokeCap="round").encode(
-                x=alt.X("low:Q", axis=axis), x2="high:Q", y=y, yOffset=offset, color=hue
-            ),
-            base.mark_point(filled=True, size=62, opacity=1).encode(
-                x=alt.X("mean:Q", axis=axis),
-                y=y,
-                yOffset=offset,
-                color=hue,
-                shape=marker,
-                tooltip=[
-                    alt.Tooltip("label:N", title="Activation"),
-                    alt.Tooltip("moment:N", title="At"),
-                    alt.Tooltip("mean:Q", title="Mean gap", format=".2f"),
-                    alt.Tooltip("low:Q", title="10 %", format=".2f"),
-                    alt.Tooltip("high:Q", title="90 %", format=".2f"),
-                    alt.Tooltip("n:Q", title="Trials"),
-                ],
-            ),
-        ).properties(width=inner, height={"step": 30, "for": "position"})
+        return _layered(
+            [
+                alt.Chart(_source("unit")).mark_rule(color=QUIET).encode(x=alt.XDatum(0, type="quantitative")),
+                base.mark_rule(strokeWidth=4, opacity=0.3, strokeCap="round").encode(
+                    x=alt.X("low:Q", axis=axis), x2=alt.X2("high:Q"), y=y, yOffset=offset, color=hue
+                ),
+                base.mark_point(filled=True, size=62, opacity=1).encode(
+                    x=alt.X("mean:Q", axis=axis),
+                    y=y,
+                    yOffset=offset,
+                    color=hue,
+                    shape=marker,
+                    tooltip=[
+                        alt.Tooltip("label:N", title="Activation"),
+                        alt.Tooltip("moment:N", title="At"),
+                        alt.Tooltip("mean:Q", title="Mean gap", format=".2f"),
+                        alt.Tooltip("low:Q", title="10 %", format=".2f"),
+                        alt.Tooltip("high:Q", title="90 %", format=".2f"),
+                        alt.Tooltip("n:Q", title="Trials"),
+                    ],
+                ),
+            ],
+            width=inner,
+            height={"step": 30, "for": "position"},
+        )
 
     return _figure(
         "gap",
@@ -1177,30 +1230,36 @@ def times(data: ReportData, names: Mapping[str, str]) -> Figure | Absent:
     look = palette(data, names)
     labels = [label for label in names.values() if label in drawn]
 
-    def draw(width: int) -> Any:
+    def draw(width: int) -> Spec:
         inner = width - _label_width(labels) - 70
         base = alt.Chart(_source("times"))
         y = _activation_axis(labels, look.baseline)
         axis = alt.Axis(title=f"Time per epoch, {found.unit}", grid=True, tickCount=max(3, inner // 90))
         x = alt.X("mean:Q", axis=axis, scale=alt.Scale(zero=True))
-        return alt.layer(
-            base.mark_rule(strokeWidth=4, opacity=0.3, color=BLUE, strokeCap="round").encode(
-                x=alt.X("low:Q", axis=axis, scale=alt.Scale(zero=True)), x2="high:Q", y=y
-            ),
-            base.mark_point(filled=True, size=62, opacity=1, color=BLUE, shape="circle").encode(
-                x=x,
-                y=y,
-                tooltip=[
-                    alt.Tooltip("label:N", title="Activation"),
-                    alt.Tooltip("mean:Q", title=f"Mean, {found.unit}", format=".3g"),
-                    alt.Tooltip("low:Q", title="10 %", format=".3g"),
-                    alt.Tooltip("high:Q", title="90 %", format=".3g"),
-                    alt.Tooltip("ratio:Q", title="Ratio to baseline", format=".3f"),
-                    alt.Tooltip("n:Q", title="Trials"),
-                ],
-            ),
-            base.mark_text(align="left", baseline="middle", color=INK).encode(x=alt.value(inner + 12), y=y, text="text:N"),
-        ).properties(width=inner, height=alt.Step(22))
+        return _layered(
+            [
+                base.mark_rule(strokeWidth=4, opacity=0.3, color=BLUE, strokeCap="round").encode(
+                    x=alt.X("low:Q", axis=axis, scale=alt.Scale(zero=True)), x2=alt.X2("high:Q"), y=y
+                ),
+                base.mark_point(filled=True, size=62, opacity=1, color=BLUE, shape="circle").encode(
+                    x=x,
+                    y=y,
+                    tooltip=[
+                        alt.Tooltip("label:N", title="Activation"),
+                        alt.Tooltip("mean:Q", title=f"Mean, {found.unit}", format=".3g"),
+                        alt.Tooltip("low:Q", title="10 %", format=".3g"),
+                        alt.Tooltip("high:Q", title="90 %", format=".3g"),
+                        alt.Tooltip("ratio:Q", title="Ratio to baseline", format=".3f"),
+                        alt.Tooltip("n:Q", title="Trials"),
+                    ],
+                ),
+                base.mark_text(align="left", baseline="middle", color=INK).encode(
+                    x=alt.XValue(inner + 12), y=y, text=alt.Text("text:N")
+                ),
+            ],
+            width=inner,
+            height={"step": 22},
+        )
 
     devices = wording.listed(found.devices)
     caption = (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import csv
 import io
 import re
@@ -85,9 +84,8 @@ def _renumbered(svg: str) -> str:
 
 def specification(figure: Figure) -> dict[str, Any]:
     """The figure's layout for print, with its data in it."""
-    spec = copy.deepcopy(next(spec for width, spec in figure.layouts if width == WIDTH))
-    spec["datasets"] = {name: _records(table) for name, table in figure.tables.items()}
-    return spec
+    spec = next(spec for width, spec in figure.layouts if width == WIDTH)
+    return {**spec, "datasets": {name: _records(table) for name, table in figure.tables.items()}}
 
 
 def _records(table: Table) -> list[Mapping[str, object]]:

@@ -151,8 +151,9 @@ def render(data: ReportData, drawn: Drawn | None = None) -> str:
     )
 
 
+@functools.cache
 def environment() -> jinja2.Environment:
-    """What renders the templates: everything is escaped, and nothing may be missing."""
+    """What renders the templates: everything is escaped, and nothing may be missing. It keeps them compiled."""
     with _lab():
         import jinja2
     return jinja2.Environment(

@@ -10,7 +10,7 @@ import altair as alt
 
 from pliant.lab.report import aggregate, wording
 from pliant.lab.report.data import ReportData
-from pliant.lab.report.figures import BAND_TEXT, Absent, Figure, _figure, _source, palette
+from pliant.lab.report.figures import BAND_TEXT, Absent, Figure, Spec, _faceted, _figure, _layered, _source, palette
 
 __all__ = ["increments", "single_weights"]
 
@@ -46,7 +46,7 @@ def increments(data: ReportData, names: Mapping[str, str], traces: aggregate.Tra
         return ABSENT
     sites = list(dict.fromkeys(str(v) for v in table.values("site")))
 
-    def draw(width: int) -> Any:
+    def draw(width: int) -> Spec:
         columns = min(len(sites), 4 if width >= 900 else 2 if width >= 600 else 1)
         cell = (width - 30) // columns - 72
         base = alt.Chart(_source("increments")).transform_calculate(family=_family(data, names, table))
@@ -62,17 +62,23 @@ def increments(data: ReportData, names: Mapping[str, str], traces: aggregate.Tra
             alt.Tooltip("high:Q", title="90 %", format=".3g"),
             alt.Tooltip("n:Q", title="Trials"),
         ]
-        layered = alt.layer(
-            base.mark_area(opacity=0.14).encode(
-                x=_epochs(cell, table), y=alt.Y("low:Q", title=None, scale=scale, axis=axis), y2="high:Q", color=lines["color"]
-            ),
-            base.mark_line(strokeWidth=1.6, point=alt.OverlayMarkDef(size=14)).encode(
-                x=_epochs(cell, table), y=alt.Y("mean:Q", title=None, scale=scale, axis=axis), tooltip=tip, **lines
-            ),
-        ).properties(width=cell, height=120)
-        return layered.facet(
-            facet=alt.Facet("site:N", title=None, sort=sites, header=alt.Header(labelAnchor="start")), columns=columns
-        ).resolve_scale(y="independent")
+        layered = _layered(
+            [
+                base.mark_area(opacity=0.14).encode(
+                    x=_epochs(cell, table),
+                    y=alt.Y("low:Q", title=None, scale=scale, axis=axis),
+                    y2=alt.Y2("high:Q"),
+                    color=lines["color"],
+                ),
+                base.mark_line(strokeWidth=1.6, point=alt.OverlayMarkDef(size=14)).encode(
+                    x=_epochs(cell, table), y=alt.Y("mean:Q", title=None, scale=scale, axis=axis), tooltip=tip, **lines
+                ),
+            ],
+            width=cell,
+            height=120,
+        )
+        facet = alt.Facet("site:N", title=None, sort=sites, header=alt.Header(labelAnchor="start"))
+        return _faceted(layered, facet, columns, resolve={"scale": {"y": "independent"}})
 
     counts = sorted({int(n) for n in table.numbers("n")})
     n_text = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
@@ -101,12 +107,12 @@ def single_weights(data: ReportData, names: Mapping[str, str], traces: aggregate
     sites = list(dict.fromkeys(str(v) for v in table.values("site")))
     most = len({str(v) for v in table.values("which")})
 
-    def draw(width: int) -> Any:
+    def draw(width: int) -> Spec:
         columns = most if width >= 900 else 2 if width >= 600 else 1
         cell = (width - 30) // columns - 72
         lines = _lines(data, names, table)
         axis = alt.Axis(tickCount=4, domain=False, ticks=False, minExtent=40, format=".1~e")
-        return (
+        line = (
             alt.Chart(_source("single_weights"))
             .transform_calculate(
                 family=_family(data, names, table), panel="datum.site + ', ' + replace(datum.which, 'weight ', '')"
@@ -122,18 +128,11 @@ def single_weights(data: ReportData, names: Mapping[str, str], traces: aggregate
                 ],
                 **lines,
             )
-            .properties(width=cell, height=96)
-            .facet(
-                facet=alt.Facet(
-                    "panel:N",
-                    title=None,
-                    sort=[f"{site}, {i}" for site in sites for i in range(1, most + 1)],
-                    header=alt.Header(labelAnchor="start", labelLimit=cell),
-                ),
-                columns=columns,
-            )
-            .resolve_scale(y="independent")
         )
+        layered = _layered([line], width=cell, height=96)
+        panels = [f"{site}, {i}" for site in sites for i in range(1, most + 1)]
+        facet = alt.Facet("panel:N", title=None, sort=panels, header=alt.Header(labelAnchor="start", labelLimit=cell))
+        return _faceted(layered, facet, columns, resolve={"scale": {"y": "independent"}})
 
     caption = (
         f"By how much single weights changed in each epoch, in the first trial of each activation (n = 1): {most} weights, "
