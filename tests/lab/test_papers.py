@@ -415,7 +415,14 @@ def test_every_claim_names_what_is_there(columns: set[str]) -> None:
             study = STUDIES[test.study]
             assert test.study in claim.studies
             assert test.contender in study.activations
-            if isinstance(test.against, tuple):
+            if test.across:
+                others = [STUDIES[name] for name in test.across]
+                assert set(test.across) <= set(claim.studies) - {test.study}
+                assert all((o.dataset, o.protocol, o.model) == (study.dataset, study.protocol, study.model) for o in others), (
+                    "what is compared shares the division of the data and the seeds"
+                )
+                assert isinstance(test.against, str) or all(set(test.against) <= {*o.activations} for o in others)
+            elif isinstance(test.against, tuple):
                 assert set(test.against) <= {*study.activations} - {test.contender}
             else:
                 own = catalog.parse(test.contender).entry.name

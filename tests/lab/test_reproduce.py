@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import html
 import importlib.util
 import json
@@ -17,8 +18,8 @@ from synthetic_store import filled
 
 from pliant.errors import PliantError, UnknownNameError
 from pliant.lab import papers, records, reproduction
-from pliant.lab.claims import Known, decide, settle, size_of
-from pliant.lab.evidence import Evidence
+from pliant.lab.claims import Answer, Known, decide, settle, size_of
+from pliant.lab.evidence import Evidence, together
 from pliant.lab.papers import PAPERS, ClaimTest
 from pliant.lab.report.reproduction import Drawing, Paper, Part, Reproduction, render
 from pliant.lab.result import Result
@@ -249,6 +250,24 @@ def test_claims_for_programs(pliant, wdbc: tuple[Store, Path]) -> None:
     assert "no paper named 'relu'" in err
 
 
+def test_figures_of_formulas_are_drawn_from_them() -> None:
+    whole = reproduction.page_of(["dsrelu", "aaf"], "smoke", Known(None), Path("page/index.html"), command="x")
+    parts = {part.id: part for paper in whole.papers for part in paper.parts}
+    for name, words in {
+        "dsrelu-fig1": ("k = 100", "Progress t", "tan 70°"),
+        "aaf-fig1": ("Sigmoid", "Tanh", "ReLU"),
+        "aaf-fig2": ("ASigmoid", "a=1, b=0.25, c=0, d=1", "FReLU"),
+    }.items():
+        (drawing,) = parts[name].drawings
+        assert drawing.source == "ours"
+        assert all(word in html.unescape(drawing.svg) for word in words), name
+    curves = reproduction._slopes(70, 35, [5])
+    # As the table of docs/papers/dsrelu.md has it.
+    assert [round(curves[0].y[i], 3) for i in (0, 50, 100)] == [2.592, 1.724, 0.856]
+    (arelu,) = reproduction._functions(["arelu[a=1,b=0.25,c=0,d=1]"])
+    assert dict(zip(arelu.x, arelu.y, strict=True))[-2.0] == 0.5
+
+
 # --- how a claim gets its word ----------------------------------------------------------------------------------------
 
 
@@ -347,6 +366,50 @@ def test_a_claim_about_some_is_not_refuted_by_another() -> None:
     assert decide(claim(("relu", "elu")), given).word == "SUPPORTED"
     nothing = decide(claim(("elu", "mish")), given)
     assert (nothing.word, nothing.sentence) == ("UNDECIDED", "elu or mish is not in the rows of s.")
+
+
+def test_studies_are_compared_with_each_other_trial_by_trial() -> None:
+    sgd = evidence({"relu": BASE, "arelu": raised(0.03)})
+    adam = evidence({"relu": raised(0.01), "arelu": raised(0.05)})
+    parts = {"sgd": dataclasses.replace(sgd, name="sgd"), "adam": dataclasses.replace(adam, name="adam")}
+
+    class Held(Known):
+        def best(self, name: str, tier: Any = None) -> Evidence | None:
+            return parts.get(name)
+
+    def told(**changes: Any) -> Answer:
+        test = claim(**{"study": "sgd", "contender": "arelu", "across": ("adam",), "against": "all", **changes})
+        return settle(dataclasses.replace(papers.claims("aaf")[0], studies=("sgd", "adam"), tests=(test,)), Held(None))
+
+    (found,) = told().findings
+    assert (found.word, found.rival, found.n) == ("REFUTED", "arelu @ adam", 10)
+    assert found.sentence.startswith("ARELU @ sgd minus ARELU @ adam, test_accuracy: -2.00 points")
+    # Named activations are those of the other studies.
+    (found,) = told(against=("relu",)).findings
+    assert (found.word, found.rival) == ("SUPPORTED", "relu @ adam")
+    # A study that has no result, or one of another size, cannot be compared with.
+    parts["adam"] = dataclasses.replace(parts["adam"], tier="lite")
+    assert told().state == "not run"
+    del parts["adam"]
+    assert told().state == "not run"
+
+
+def test_across_studies_the_test_examples_are_known_of_each() -> None:
+    seen: list[tuple[str, object]] = []
+
+    def of(name: str) -> Evidence:
+        given = evidence({"relu": BASE[:3], "arelu": BASE[:3]})
+        rows = [{**row, "key": f"{name}{i}"} for i, row in enumerate(given.rows)]
+        return dataclasses.replace(given, name=name, rows=rows, examples=lambda row, _: seen.append((name, row["key"])))
+
+    one, two = of("one"), of("two")
+    joined = together([one, two])
+    assert joined.examples is not None
+    for row in joined.rows:
+        joined.examples(row, "accuracy")
+    assert seen == [("one", f"one{i}") for i in range(6)] + [("two", f"two{i}") for i in range(6)]
+    assert together([one, dataclasses.replace(two, examples=None)]).examples is None
+    assert joined.labels["arelu @ two"] == "ARELU @ two"
 
 
 def test_columns_that_are_no_scores_are_compared_too() -> None:
@@ -500,7 +563,8 @@ def test_a_claim_goes_from_not_run_to_the_word_of_its_tier_wherever_it_is_shown(
     assert f"ours {label}: SReLU(1, 0.25) minus ReLU, test_accuracy:" in line
     assert f"n = 4 [CANNOT TELL; {name}, from the record]" in line
     assert "run pliant run srelu-wdbc --tier full" in line
-    assert row.startswith(f"**{label}**: SReLU(1, 0.25) minus ReLU")
+    # In the documents the record that is linked says what was changed.
+    assert row.startswith("**UNDECIDED at the smoke tier only, changed**: SReLU(1, 0.25) minus ReLU")
     assert f"n = 4 (cannot tell; [`{name}`](../../records/{name}))" in row
     assert label in part
     assert f"n = 4 (CANNOT TELL; {name})" in part

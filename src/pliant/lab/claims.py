@@ -27,7 +27,7 @@ from typing import Any, Literal
 from pliant import catalog
 from pliant.lab import papers, records
 from pliant.lab.datasets.arrays import DataError
-from pliant.lab.evidence import Evidence, Tier, numbers_of
+from pliant.lab.evidence import Evidence, Tier, numbers_of, placed, together
 from pliant.lab.metrics import HIGHER_IS_BETTER, METRICS
 from pliant.lab.papers import Claim, ClaimTest
 from pliant.lab.result import Result
@@ -163,11 +163,9 @@ def settle(claim: Claim, known: Known, tier: Tier | None = None) -> Answer:
     seen = {name: found for name in claim.studies if (found := known.best(name, tier)) is not None}
     rows = tuple((name, found.size, found.origin) for name, found in seen.items())
     if claim.tests:
-        tested = [(test, known.best(test.study, tier)) for test in claim.tests]
-        findings = tuple(decide(test, found) for test, found in tested if found is not None)
-        wanting = [
-            test.study for test, found in tested if found is None or found.size != "full" or found.scored < len(found.rows)
-        ]
+        tested = [(test, _evidence(test, known, tier)) for test in claim.tests]
+        findings = tuple(decide(_across(test), found) for test, found in tested if found is not None)
+        wanting = [name for test in claim.tests for name in (test.study, *test.across) if not _whole(known.best(name, tier))]
         command, trials = cost(wanting[0], tier) if wanting else ("", 0)
         return Answer(claim, "decided" if findings else "not run", findings, len(tested), command, trials, rows)
     if claim.settled_by:
@@ -176,6 +174,28 @@ def settle(claim: Claim, known: Known, tier: Tier | None = None) -> Answer:
         command, trials = cost(claim.studies[0], tier)
         return Answer(claim, "not run", (), 0, command, trials)
     return Answer(claim, "open", rows=rows)
+
+
+def _evidence(test: ClaimTest, known: Known, tier: Tier | None) -> Evidence | None:
+    """What there is to settle a test with; None where a study it needs has no result, or they are of several sizes."""
+    found = [known.best(name, tier) for name in (test.study, *test.across)]
+    parts = [part for part in found if part is not None]
+    if len(parts) < len(found) or len({part.size for part in parts}) > 1:
+        return None
+    return together(parts) if test.across else parts[0]
+
+
+def _across(test: ClaimTest) -> ClaimTest:
+    if not test.across:
+        return test
+    against = test.against
+    if not isinstance(against, str):
+        against = tuple(placed(a, name) for name in test.across for a in against)
+    return dataclasses.replace(test, contender=placed(test.contender, test.study), against=against)
+
+
+def _whole(found: Evidence | None) -> bool:
+    return found is not None and found.size == "full" and found.scored == len(found.rows)
 
 
 def cost(name: str, tier: Tier | None = None) -> tuple[str, int]:

@@ -10,7 +10,7 @@ import functools
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pliant.lab.result import Result
     from pliant.lab.study import Study
 
-__all__ = ["JUDGED", "Evidence", "Origin", "Tier"]
+__all__ = ["JUDGED", "Evidence", "Origin", "Tier", "placed", "together"]
 
 Tier = Literal["smoke", "lite", "full"]
 Origin = Literal["store", "record"]
@@ -184,6 +184,37 @@ class Evidence:
             for estimate in self.verdict(metric=metric).estimates[metric]:
                 known[estimate.activation, metric] = estimate
         return known[activation, metric]
+
+
+def placed(activation: str, study: str) -> str:
+    """What an activation of a study is called beside those of other studies."""
+    return f"{activation} @ {study}"
+
+
+def together(parts: Sequence[Evidence]) -> Evidence:
+    """Several studies as one, each activation under the name that :func:`placed` gives: for comparisons across studies, which
+    mean something where these share the division of the data and the seeds.
+
+    Args:
+        parts: one or more, of one design and tier; the first gives what one study has one of.
+    """
+    first = parts[0]
+    of = {row["key"]: part for part in parts for row in part.rows if "key" in row}
+
+    def examples(row: Mapping[str, object], metric: str) -> Sampled | None:
+        own = of[row["key"]].examples
+        return None if own is None else own(row, metric)
+
+    return replace(
+        first,
+        rows=[{**row, "activation": placed(row["activation"], part.name)} for part in parts for row in part.rows],
+        activations=tuple(placed(a, part.name) for part in parts for a in part.activations),
+        labels={placed(a, part.name): placed(part.labels.get(a, a), part.name) for part in parts for a in part.activations},
+        baseline=placed(first.baseline, first.name),
+        examples=examples if all(part.examples is not None for part in parts) else None,
+        kept=None,
+        remarks=tuple(dict.fromkeys(remark for part in parts for remark in part.remarks)),
+    )
 
 
 def _changes(overrides: Sequence[str]) -> tuple[str, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import math
 import os
 import platform
 from collections import defaultdict
@@ -32,8 +34,10 @@ from pliant.lab.report.reproduction import (
     Summary,
 )
 from pliant.lab.report.wording import counted, listed
+from pliant.lab.shapes import shape
 from pliant.lab.study import Study
 from pliant.lab.verdict import Estimate
+from pliant.schedules import Logistic
 
 __all__ = ["Task", "page_of", "tasks", "write"]
 
@@ -249,6 +253,10 @@ class _Desk:
     def drawings(self, group: Group) -> Iterable[Drawing]:
         if group.released is not None:
             yield Drawing(f"{group.released}, one run an activation", "released", page.chart(_released(group.released)))
+        if group.functions:
+            yield Drawing("By the formulas", "ours", page.chart(_functions(group.functions), "Input"))
+        if group.slopes is not None:
+            yield Drawing("By the formula", "ours", page.chart(_slopes(**group.slopes), "Progress t"))
         for id_ in group.figures:
             for name in group.studies:
                 found = self.known.at(name, self.tier)
@@ -309,6 +317,27 @@ def _released(dataset: str) -> list[Curve]:
             for part, prefix in (("train", "train"), ("validation", "val")):
                 found.append(Curve(panel, label, part, tuple(getattr(e, f"{prefix}_{column}") for e in log)))
     return found
+
+
+def _functions(specs: Sequence[str]) -> list[Curve]:
+    """The curve of each activation as it starts, a panel for each function."""
+    found = []
+    for spec in specs:
+        parsed = catalog.parse(spec)
+        drawn = shape(spec, parsed.label, functools.partial(catalog.create, spec), ())
+        if drawn is not None:
+            start = drawn.stages[0]
+            own = parsed.label.removeprefix(parsed.entry.display).strip("()") or parsed.label
+            found.append(Curve(parsed.entry.display, own, "", tuple(start.value), tuple(start.x)))
+    return found
+
+
+def _slopes(a: float, b: float, k: Sequence[float]) -> list[Curve]:
+    """The slope of DSReLU from tan a to tan b, in degrees, for several k."""
+    t = tuple(i / 100 for i in range(101))
+    start, end = (math.tan(math.radians(angle)) for angle in (a, b))
+    panel = f"a = tan {a:g}°, b = tan {b:g}°"
+    return [Curve(panel, f"k = {n:g}", "", tuple(map(Logistic(start, end, n), t)), t) for n in k]
 
 
 def _has_numbers(group: Group) -> bool:

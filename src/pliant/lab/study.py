@@ -142,7 +142,6 @@ class TrialSpec(Frozen):
         parts = re.split(f"{mark.fold}|{mark.repeat}", mark._spelled())
         for repeat, fold in places:
             spec = self.model_copy(update={"repeat": repeat, "fold": fold})
-            spec.__dict__.pop("key", None)
             if len(parts) == 3:
                 spelled = f"{parts[0]}{fold}{parts[1]}{repeat}{parts[2]}"
                 spec.__dict__["key"] = hashlib.sha256(spelled.encode()).hexdigest()

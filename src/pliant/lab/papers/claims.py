@@ -39,6 +39,9 @@ class ClaimTest:
     """Differences up to this size count as equal, in units of the metric."""
     equal: bool = False
     """Whether the claim holds if the two are equal: "as good as", and not "better than"."""
+    across: tuple[str, ...] = ()
+    """Further studies with the same division of the data and the same seeds, such as those of the other optimizers. The
+    contender is of ``study``; ``all`` are then all activations of all of them, and named ones those of the further studies."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,8 @@ def _test(values: dict[str, Any]) -> ClaimTest:
     against = values["against"]
     if against not in ("best", "all"):
         against = tuple(spelled(a) for a in ([against] if isinstance(against, str) else against))
-    return ClaimTest(**{**values, "contender": spelled(values["contender"]), "against": against})
+    across = tuple(values.get("across", ()))
+    return ClaimTest(**{**values, "contender": spelled(values["contender"]), "against": against, "across": across})
 
 
 def claims(paper: str | None = None) -> list[Claim]:

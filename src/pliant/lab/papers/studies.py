@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -52,6 +53,10 @@ class Group:
     """The figures of our reports that show the same, by their ids."""
     released: str | None = None
     """The data set of the released logs that it draws."""
+    functions: tuple[str, ...] = ()
+    """The activations whose curves it draws, by their specs."""
+    slopes: Mapping[str, Any] | None = None
+    """The logistic slopes over time that it draws: ``a``, ``b`` (angles in degrees) and several ``k``."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +144,8 @@ def groups() -> dict[str, Group]:
         for values in sections(paper, "group"):
             patterns = values.get("studies", [])
             mine = tuple(n for n in studies() if matches(n, patterns))
-            found[values["name"]] = Group(**{**values, "paper": paper, "studies": mine})
+            listed: dict[str, Any] = {name: tuple(values[name]) for name in ("figures", "functions") if name in values}
+            found[values["name"]] = Group(**{**values, **listed, "paper": paper, "studies": mine})
     return found
 
 

@@ -8,7 +8,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pliant.lab.metrics import METRICS
 from pliant.lab.report import wording
@@ -116,12 +116,13 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Curve:
-    """A line of a chart by epoch, from epoch 1 on. ``part``: "train" or "validation"."""
+    """A line of a chart. ``part``: "train" or "validation", or nothing. ``x``: epochs from 1 on where there is none."""
 
     panel: str
     label: str
     part: str
     y: tuple[float, ...]
+    x: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -232,31 +233,40 @@ def render(data: Reproduction) -> str:
     )
 
 
-def chart(curves: Sequence[Curve]) -> str:
-    """Curves by epoch as SVG, a panel for each name of a panel."""
+def chart(curves: Sequence[Curve], x_title: str = "Epoch") -> str:
+    """Curves as SVG, a panel for each name of a panel."""
     import altair as alt
     import vl_convert
 
     from pliant.lab.report.figures import CONFIG, HUES
 
-    labels = list(dict.fromkeys(c.label for c in curves))
     rows = [
-        {"panel": c.panel, "label": c.label, "part": c.part, "epoch": i, "y": y}
+        {"panel": c.panel, "label": c.label, "part": c.part, "x": x, "y": y}
         for c in curves
-        for i, y in enumerate(c.y, start=1)
+        for x, y in zip(c.x or range(1, len(c.y) + 1), c.y, strict=True)
     ]
+    by_epoch = not any(c.x for c in curves)
+    axis = alt.Axis(grid=False, tickMinStep=1) if by_epoch else alt.Axis()
     base = alt.Chart(alt.InlineData(values=rows)).mark_line(strokeWidth=1.4)
-    lines = base.encode(
-        x=alt.X("epoch:Q", title="Epoch", axis=alt.Axis(grid=False, tickMinStep=1)),
-        y=alt.Y("y:Q", title=None, scale=alt.Scale(zero=False)),
-        color=alt.Color("label:N", title=None, sort=labels, scale=alt.Scale(domain=labels, range=list(HUES[: len(labels)]))),
-        strokeDash=alt.StrokeDash("part:N", title=None, sort=["validation", "train"]),
-    ).properties(width=215, height=190)
-    panels = [
-        lines.transform_filter(alt.datum.panel == name).properties(title=name)
-        for name in dict.fromkeys(c.panel for c in curves)
-    ]
-    return vl_convert.vegalite_to_svg(alt.hconcat(*panels).to_dict(), config={**CONFIG, "font": FONT})
+    legend = alt.Legend() if by_epoch else alt.Legend(orient="bottom", columns=1, labelLimit=210, symbolType="stroke")
+    panels = []
+    for name in dict.fromkeys(c.panel for c in curves):
+        # Panels of the same lines share a legend, and others have their own.
+        labels = list(dict.fromkeys(c.label for c in curves if by_epoch or c.panel == name))
+        scale = alt.Scale(domain=labels, range=[HUES[i % len(HUES)] for i in range(len(labels))])
+        channels: dict[str, Any] = {
+            "x": alt.X("x:Q", title=x_title, axis=axis),
+            "y": alt.Y("y:Q", title=None, scale=alt.Scale(zero=False)),
+            "color": alt.Color("label:N", title=None, sort=labels, scale=scale, legend=legend),
+            "order": alt.Order("x:Q"),
+        }
+        if any(c.part for c in curves):
+            channels["strokeDash"] = alt.StrokeDash("part:N", title=None, sort=["validation", "train"])
+        mine = base.encode(**channels).transform_filter(alt.datum.panel == name)
+        panels.append(mine.properties(width=215, height=190, title=name))
+    together = alt.concat(*panels, columns=3)
+    joined = together if by_epoch else together.resolve_scale(color="independent")
+    return vl_convert.vegalite_to_svg(joined.to_dict(), config={**CONFIG, "font": FONT})
 
 
 def _short(group: str) -> str:
