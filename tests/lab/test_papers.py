@@ -407,10 +407,13 @@ def test_every_claim_names_what_is_there(columns: set[str]) -> None:
         assert claim.evidence
         assert claim.experiment
         assert set(claim.studies) <= set(STUDIES)
-        assert claim.tests or claim.settled_by or claim.not_yet, claim.number
+        assert claim.tests or claim.confusions or claim.settled_by or claim.not_yet, claim.number
         assert claim.test == (claim.tests[0] if claim.tests else None)
         if claim.settled_by:
             assert (ROOT / claim.settled_by).is_file()
+        for looked in claim.confusions:
+            assert looked.study in claim.studies
+            assert looked.contender in STUDIES[looked.study].activations
         for test in claim.tests:
             study = STUDIES[test.study]
             assert test.study in claim.studies

@@ -79,6 +79,20 @@ def test_the_verdict_follows_from_the_rows_alone(folds: Result, kept: Record) ->
     assert near(dataclasses.asdict(own)["comparisons"], dataclasses.asdict(kept.verdict)["comparisons"])
 
 
+def test_confusions_are_those_of_the_store(folds: Result, kept: Record, official: Result, tmp_path: Path) -> None:
+    fixed = records.read(records.write(official, tmp_path, command="python mine.py"))
+    for result, record in ((folds, kept), (official, fixed)):
+        found = record.evidence.confusions()
+        assert found == Evidence.of(result).confusions()
+        assert set(found) == set(result.study.activations)
+        for activation, cells in found.items():
+            tested = [row["n_test"] for row in result.rows if row["activation"] == activation]
+            assert sum(cells.values()) == sum(tested)
+            right = sum(n for (true, told), n in cells.items() if true == told)
+            scores = [row["test_accuracy"] * row["n_test"] for row in result.rows if row["activation"] == activation]
+            assert right == pytest.approx(sum(scores))
+
+
 def test_a_fixed_split_is_judged_from_the_recorded_classes(official: Result, tmp_path: Path) -> None:
     record = records.read(records.write(official, tmp_path, command="python mine.py"))
     assert (record.path / "predictions.npz").stat().st_size < 5000

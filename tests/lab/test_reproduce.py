@@ -18,9 +18,9 @@ from synthetic_store import filled
 
 from pliant.errors import PliantError, UnknownNameError
 from pliant.lab import papers, records, reproduction
-from pliant.lab.claims import Answer, Known, decide, settle, size_of
+from pliant.lab.claims import Answer, Known, decide, decide_confusion, settle, size_of
 from pliant.lab.evidence import Evidence, together
-from pliant.lab.papers import PAPERS, ClaimTest
+from pliant.lab.papers import PAPERS, ClaimTest, ConfusionTest
 from pliant.lab.report.reproduction import Drawing, Paper, Part, Reproduction, render
 from pliant.lab.result import Result
 from pliant.lab.store import Store
@@ -410,6 +410,31 @@ def test_across_studies_the_test_examples_are_known_of_each() -> None:
     assert seen == [("one", f"one{i}") for i in range(6)] + [("two", f"two{i}") for i in range(6)]
     assert together([one, dataclasses.replace(two, examples=None)]).examples is None
     assert joined.labels["arelu @ two"] == "ARELU @ two"
+
+
+@pytest.mark.parametrize(
+    ("mistakes", "word", "rival"),
+    [
+        ({("3", "8"): 90, ("8", "3"): 60, ("4", "9"): 30, ("9", "4"): 20}, "SUPPORTED", "4 and 9"),
+        ({("3", "8"): 60, ("4", "9"): 55, ("9", "4"): 1}, "UNDECIDED", "4 and 9"),
+        ({("3", "8"): 20, ("4", "9"): 100, ("9", "4"): 60, ("3", "9"): 2}, "REFUTED", "4 and 9"),
+        # Ahead, but found by looking at three others: not by enough.
+        ({("3", "8"): 40, ("4", "9"): 100, ("3", "9"): 2, ("4", "8"): 1}, "UNDECIDED", "4 and 9"),
+    ],
+)
+def test_which_classes_are_mistaken_most(mistakes: dict[tuple[str, str], int], word: str, rival: str) -> None:
+    classes = ("3", "4", "8", "9")
+    cells = {(a, b): mistakes.get((a, b), 0 if a != b else 900) for a in classes for b in classes}
+    given = dataclasses.replace(evidence({"relu": BASE[:5], "srelu": BASE[:5]}), confusions=lambda: {"srelu": cells})
+    found = decide_confusion(ConfusionTest("s", "srelu", ("3", "8")), given)
+    assert (found.word, found.rival, found.n) == (word, rival, 5)
+    mine = mistakes[("3", "8")] + mistakes.get(("8", "3"), 0)
+    assert f"SRELU mistakes 3 and 8 for each other {mine / 5:.1f} times a trial and 4 and 9" in found.sentence
+    # Without the matrices nothing is said.
+    for nothing in (evidence({"relu": BASE, "srelu": BASE}), dataclasses.replace(given, confusions=lambda: {"relu": cells})):
+        unknown = decide_confusion(ConfusionTest("s", "srelu", ("3", "8")), nothing)
+        assert (unknown.word, unknown.rival) == ("UNDECIDED", "")
+        assert "are not known of s" in unknown.sentence
 
 
 def test_columns_that_are_no_scores_are_compared_too() -> None:

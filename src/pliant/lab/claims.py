@@ -24,12 +24,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from scipy.stats import binomtest
+
 from pliant import catalog
 from pliant.lab import papers, records
 from pliant.lab.datasets.arrays import DataError
 from pliant.lab.evidence import Evidence, Tier, numbers_of, placed, together
 from pliant.lab.metrics import HIGHER_IS_BETTER, METRICS
-from pliant.lab.papers import Claim, ClaimTest
+from pliant.lab.papers import Claim, ClaimTest, ConfusionTest
 from pliant.lab.result import Result
 from pliant.lab.store import Store
 from pliant.lab.study import CHOSEN, Study
@@ -162,12 +164,18 @@ def settle(claim: Claim, known: Known, tier: Tier | None = None) -> Answer:
     """
     seen = {name: found for name in claim.studies if (found := known.best(name, tier)) is not None}
     rows = tuple((name, found.size, found.origin) for name, found in seen.items())
-    if claim.tests:
+    if claim.tests or claim.confusions:
         tested = [(test, _evidence(test, known, tier)) for test in claim.tests]
-        findings = tuple(decide(_across(test), found) for test, found in tested if found is not None)
-        wanting = [name for test in claim.tests for name in (test.study, *test.across) if not _whole(known.best(name, tier))]
+        looked = [(test, known.best(test.study, tier)) for test in claim.confusions]
+        findings = (
+            *(decide(_across(test), found) for test, found in tested if found is not None),
+            *(decide_confusion(test, found) for test, found in looked if found is not None),
+        )
+        needed = [name for test in claim.tests for name in (test.study, *test.across)] + [test.study for test, _ in looked]
+        wanting = [name for name in needed if not _whole(known.best(name, tier))]
         command, trials = cost(wanting[0], tier) if wanting else ("", 0)
-        return Answer(claim, "decided" if findings else "not run", findings, len(tested), command, trials, rows)
+        state: State = "decided" if findings else "not run"
+        return Answer(claim, state, findings, len(tested) + len(looked), command, trials, rows)
     if claim.settled_by:
         return Answer(claim, "settled", rows=rows)
     if claim.studies and not rows:
@@ -242,6 +250,49 @@ def decide(test: ClaimTest, evidence: Evidence, alpha: float = 0.05) -> Finding:
     if len(seen) == len(found) and all((c.p < alpha and c.lead > 0) or (test.equal and c.within) for c in seen):
         return finding("SUPPORTED", hardest.word if hardest.word == "EQUIVALENT" else "BETTER", hardest.sentence, hardest)
     return finding("UNDECIDED", "CANNOT TELL", hardest.sentence, hardest)
+
+
+def decide_confusion(test: ConfusionTest, evidence: Evidence, alpha: float = 0.05) -> Finding:
+    """What the confusions of a study say about which two classes are mistaken for each other most.
+
+    Trials are tested on the same examples, so what counts is the mean number of mistakes of a trial, and not their sum: that of
+    the named pair against that of the pair which, of all others, is mistaken most, by an exact binomial test. Another pair is
+    picked from many after looking, which refuting it pays for (Bonferroni).
+    """
+    cells = evidence.confusions().get(test.contender, {})
+    n = len(numbers_of([row for row in evidence.rows if row["activation"] == test.contender], "test_accuracy"))
+    mistakes: dict[frozenset[str], int] = {}
+    for (true, told), count in cells.items():
+        if true != told:
+            mistakes[frozenset((true, told))] = mistakes.get(frozenset((true, told)), 0) + count
+    named, label = frozenset(test.pair), evidence.labels.get(test.contender, test.contender)
+
+    def finding(word: Settled, sentence: str, difference: float = math.nan, rival: str = "") -> Finding:
+        where = (evidence.tier, evidence.origin, evidence.directory, len(evidence.rows) - evidence.scored)
+        told = (evidence.remarks, evidence.changes)
+        by = "exact binomial test" if rival else ""
+        return Finding(test.study, word, by, sentence, n, difference, -math.inf, math.inf, rival, *where, *told)
+
+    if not n or named not in mistakes or len(mistakes) < 2:
+        return finding("UNDECIDED", f"the confusions of {label} with {_pair(test.pair)} are not known of {evidence.directory}.")
+    mine = mistakes.pop(named)
+    other, theirs = max(mistakes.items(), key=lambda entry: (entry[1], sorted(entry[0])))
+    p = binomtest(round(mine / n), max(1, round(mine / n) + round(theirs / n))).pvalue
+    word: Settled = "UNDECIDED"
+    if mine > theirs and p < alpha:
+        word = "SUPPORTED"
+    elif theirs > mine and p * len(mistakes) < alpha:
+        word = "REFUTED"
+    of = mine + sum(mistakes.values())
+    sentence = (
+        f"{label} mistakes {_pair(test.pair)} for each other {mine / n:.1f} times a trial and {_pair(sorted(other))} "
+        f"{theirs / n:.1f} times, of {of / n:.1f} mistakes, n = {n}"
+    )
+    return finding(word, sentence, (mine - theirs) / n, _pair(sorted(other)))
+
+
+def _pair(classes: Sequence[str]) -> str:
+    return " and ".join(classes)
 
 
 @dataclass(frozen=True)

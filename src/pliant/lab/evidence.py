@@ -7,6 +7,7 @@ the store nor the data. Claims, tables and pages are made from this, so that the
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -62,6 +63,8 @@ class Evidence:
     remarks: tuple[str, ...] = ()
     path: Path | None = None
     changes: tuple[str, ...] = ()
+    confusions: Callable[[], Mapping[str, Mapping[tuple[str, str], int]]] = dict
+    """Activation -> (true class, predicted class) -> test examples of all trials together; nothing where they are not known."""
 
     @staticmethod
     def of(result: Result) -> Evidence:
@@ -83,6 +86,7 @@ class Evidence:
             examples=result.sampled if study.protocol.design == "official" else None,
             remarks=(*result.remarks, *_changes(study.overrides)),
             changes=study.overrides,
+            confusions=functools.partial(_confusions, result),
         )
 
     @property
@@ -184,6 +188,11 @@ class Evidence:
             for estimate in self.verdict(metric=metric).estimates[metric]:
                 known[estimate.activation, metric] = estimate
         return known[activation, metric]
+
+
+def _confusions(result: Result) -> dict[str, dict[tuple[str, str], int]]:
+    pairs = list(itertools.product(result.classes, result.classes))
+    return {a: dict(zip(pairs, itertools.chain(*counts), strict=True)) for a, counts in result.confusions().items()}
 
 
 def placed(activation: str, study: str) -> str:

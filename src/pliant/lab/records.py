@@ -18,7 +18,9 @@ No weights, no probabilities, no checkpoints, no histories: those are in the sto
 
 from __future__ import annotations
 
+import csv
 import dataclasses
+import functools
 import hashlib
 import io
 import json
@@ -318,8 +320,22 @@ def read(path: Path) -> Record:
         remarks=tuple(about["remarks"]),
         path=path,
         changes=tuple(about["changes"]),
+        confusions=functools.partial(_confusions, path / "figures" / "confusions.csv", about["labels"], about["classes"]),
     )
     return Record(path, about, study, evidence)
+
+
+def _confusions(path: Path, labels: Mapping[str, str], classes: int) -> dict[str, dict[tuple[str, str], int]]:
+    """The matrices that are whole: of many classes a figure holds those alone that are confused most."""
+    if not path.is_file():
+        return {}
+    spec = {label: activation for activation, label in labels.items()}
+    found: dict[str, dict[tuple[str, str], int]] = {}
+    with path.open(newline="", encoding="utf-8") as file:
+        for line in csv.DictReader(file):
+            cells = found.setdefault(spec[line["Activation"]], {})
+            cells[line["True class"], line["Predicted class"]] = int(line["Count"])
+    return {activation: cells for activation, cells in found.items() if len(cells) == classes**2}
 
 
 def find(root: Path) -> dict[str, Record]:

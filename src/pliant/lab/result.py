@@ -401,6 +401,11 @@ class Result:
             bins[name] = bins.get(name, 0) + reliability_sums(targets, scores, task)
         return {n: counts.tolist() for n, counts in sums.items()}, {n: reliability_of(found) for n, found in bins.items()}
 
+    def confusions(self) -> dict[str, list[list[int]]]:
+        """Activation -> counts of test examples at the selected epoch, summed over all trials: rows are true classes, columns
+        predicted ones, in the order of :attr:`classes`."""
+        return self._predicted()[0]
+
     def reliability(self) -> dict[str, list[tuple[float, float, int]]]:
         """Activation -> (mean confidence, accuracy, examples) of each bin that holds some, over all test parts at the selected
         epoch: what a reliability diagram draws."""

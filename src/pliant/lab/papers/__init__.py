@@ -9,7 +9,7 @@ logs that were released with DSReLU.
 
 from __future__ import annotations
 
-from pliant.lab.papers.claims import EVIDENCE, Claim, ClaimTest, claims
+from pliant.lab.papers.claims import EVIDENCE, Claim, ClaimTest, ConfusionTest, claims
 from pliant.lab.papers.files import FILES, PAPERS
 from pliant.lab.papers.printed import Cell, PrintedValue, ReleasedEpoch, place, places, printed, released_epochs
 from pliant.lab.papers.studies import (
@@ -34,6 +34,7 @@ __all__ = [
     "Cell",
     "Claim",
     "ClaimTest",
+    "ConfusionTest",
     "Context",
     "Deviation",
     "Group",

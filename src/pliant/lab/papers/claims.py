@@ -45,6 +45,17 @@ class ClaimTest:
 
 
 @dataclass(frozen=True)
+class ConfusionTest:
+    """How a claim about which two classes are mistaken for each other most, in either direction, follows from a study."""
+
+    study: str
+    contender: str
+    """The spec of the activation that the claim is about."""
+    pair: tuple[str, str]
+    """The two classes, by their names in the data."""
+
+
+@dataclass(frozen=True)
 class Claim:
     """A claim of a paper that can be checked."""
 
@@ -59,6 +70,7 @@ class Claim:
     """Whose rows speak about it."""
     tests: tuple[ClaimTest, ...] = ()
     """One a study, in the order of weight; none where no comparison of rows settles it, as one of the next two then says."""
+    confusions: tuple[ConfusionTest, ...] = ()
     settled_by: str | None = None
     """The test or the page of this project that settles it, from the root of the repository."""
     not_yet: str | None = None
@@ -78,7 +90,11 @@ def _all() -> tuple[Claim, ...]:
 def _claim(paper: str, values: dict[str, Any]) -> Claim:
     tests = tuple(_test(test) for test in values.pop("tests", ()))
     studies = tuple(values.pop("studies", ()))
-    return Claim(paper=paper, studies=studies, tests=tests, **values)  # type: ignore[arg-type]
+    confusions = tuple(
+        ConfusionTest(**{**test, "contender": spelled(test["contender"]), "pair": tuple(test["pair"])})
+        for test in values.pop("confusions", ())
+    )
+    return Claim(paper=paper, studies=studies, tests=tests, confusions=confusions, **values)  # type: ignore[arg-type]
 
 
 def _test(values: dict[str, Any]) -> ClaimTest:
