@@ -415,11 +415,11 @@ def test_across_studies_the_test_examples_are_known_of_each() -> None:
 @pytest.mark.parametrize(
     ("mistakes", "word", "rival"),
     [
-        ({("3", "8"): 90, ("8", "3"): 60, ("4", "9"): 30, ("9", "4"): 20}, "SUPPORTED", "4 and 9"),
-        ({("3", "8"): 60, ("4", "9"): 55, ("9", "4"): 1}, "UNDECIDED", "4 and 9"),
-        ({("3", "8"): 20, ("4", "9"): 100, ("9", "4"): 60, ("3", "9"): 2}, "REFUTED", "4 and 9"),
+        ({("3", "8"): 90, ("8", "3"): 60, ("4", "9"): 30, ("9", "4"): 20}, "SUPPORTED", "'4' and '9'"),
+        ({("3", "8"): 60, ("4", "9"): 55, ("9", "4"): 1}, "UNDECIDED", "'4' and '9'"),
+        ({("3", "8"): 20, ("4", "9"): 100, ("9", "4"): 60, ("3", "9"): 2}, "REFUTED", "'4' and '9'"),
         # Ahead, but found by looking at three others: not by enough.
-        ({("3", "8"): 40, ("4", "9"): 100, ("3", "9"): 2, ("4", "8"): 1}, "UNDECIDED", "4 and 9"),
+        ({("3", "8"): 40, ("4", "9"): 100, ("3", "9"): 2, ("4", "8"): 1}, "UNDECIDED", "'4' and '9'"),
     ],
 )
 def test_which_classes_are_mistaken_most(mistakes: dict[tuple[str, str], int], word: str, rival: str) -> None:
@@ -429,7 +429,7 @@ def test_which_classes_are_mistaken_most(mistakes: dict[tuple[str, str], int], w
     found = decide_confusion(ConfusionTest("s", "srelu", ("3", "8")), given)
     assert (found.word, found.rival, found.n) == (word, rival, 5)
     mine = mistakes[("3", "8")] + mistakes.get(("8", "3"), 0)
-    assert f"SRELU mistakes 3 and 8 for each other {mine / 5:.1f} times a trial and 4 and 9" in found.sentence
+    assert f"SRELU mistakes '3' and '8' for each other {mine / 5:.1f} times a trial and '4' and '9'" in found.sentence
     # Without the matrices nothing is said.
     for nothing in (evidence({"relu": BASE, "srelu": BASE}), dataclasses.replace(given, confusions=lambda: {"relu": cells})):
         unknown = decide_confusion(ConfusionTest("s", "srelu", ("3", "8")), nothing)

@@ -292,7 +292,8 @@ def decide_confusion(test: ConfusionTest, evidence: Evidence, alpha: float = 0.0
 
 
 def _pair(classes: Sequence[str]) -> str:
-    return " and ".join(classes)
+    # In quotes, because classes may be numbers that stand beside others.
+    return " and ".join(f"'{name}'" for name in classes)
 
 
 @dataclass(frozen=True)
