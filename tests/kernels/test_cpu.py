@@ -475,6 +475,23 @@ def test_what_is_not_usual_is_left_to_the_caller(what: str, x: Tensor, value: fl
     assert _cpu.differentiate(number, 1, draw(4), x, (value,), (False, True, True)) is None
 
 
+@pytest.mark.parametrize("where", ["input", "coefficient", "gradient"])
+def test_tensors_without_memory(where: str) -> None:
+    def nothing(n: int) -> Tensor:
+        return torch._efficientzerotensor(n)  # type: ignore[attr-defined,no-any-return]
+
+    found = []
+    for fused in (None, False):
+        x = nothing(4) if where == "input" else draw(4).requires_grad_()
+        weight = nothing(1) if where == "coefficient" else torch.tensor([0.25], requires_grad=True)
+        y = functional.prelu(x, weight, fused=fused)
+        learned = [v for v in (x, weight) if v.requires_grad]
+        grads = torch.autograd.grad(y, learned, nothing(4) if where == "gradient" else torch.ones(4))
+        found.append([y.detach(), *grads])
+    for one, two in zip(*found, strict=True):
+        torch.testing.assert_close(one, two)
+
+
 @connected
 def test_a_usual_call_is_dense_and_of_one_kind() -> None:
     number, x = cpu.number("prelu"), draw(6, 4)

@@ -73,6 +73,18 @@ def test_a_tensor_that_was_zero_has_no_relative_increment() -> None:
     assert moved.read()[0]["increments"] == {"w": None}
 
 
+def test_what_is_no_weight_or_does_not_learn_is_left_out() -> None:
+    network = nn.Module()
+    network.whole = nn.Parameter(torch.ones(2, 2, dtype=torch.int64), requires_grad=False)
+    network.complex = nn.Parameter(torch.ones(2, 2, dtype=torch.complex64))
+    network.frozen = nn.Parameter(torch.ones(2, 2), requires_grad=False)
+    network.empty = nn.Parameter(torch.ones(0, 2))
+    network.learns = nn.Parameter(torch.ones(2, 2))
+    network.act = nn.PReLU()
+    assert list(weights(network)) == ["learns"]
+    assert list(Increments(weights(network)).read()[0]["increments"]) == ["learns"]
+
+
 def test_a_network_without_weights() -> None:
     assert Increments(weights(nn.ReLU())).read() == []
 
@@ -88,7 +100,9 @@ def test_fewer_weights_than_are_shown() -> None:
 def test_the_mean_of_logarithms() -> None:
     assert mean_log({"a": 0.1, "b": 0.001}) == pytest.approx(math.log(0.01))
     assert mean_log({"a": 0.1, "b": None}) is None
-    assert mean_log({"a": 0.1, "b": 0.0}) is None
+    # What gets no gradient stands still, and says nothing of the others.
+    assert mean_log({"a": 0.1, "b": 0.0}) == pytest.approx(math.log(0.1))
+    assert mean_log({"b": 0.0}) is None
     assert mean_log({}) is None
 
 

@@ -375,7 +375,7 @@ def test_studies_are_compared_with_each_other_trial_by_trial() -> None:
 
     class Held(Known):
         def best(self, name: str, tier: Any = None) -> Evidence | None:
-            return parts.get(name)
+            return parts.get(f"{name} {tier}", parts.get(name))
 
     def told(**changes: Any) -> Answer:
         test = claim(**{"study": "sgd", "contender": "arelu", "across": ("adam",), "against": "all", **changes})
@@ -388,10 +388,26 @@ def test_studies_are_compared_with_each_other_trial_by_trial() -> None:
     (found,) = told(against=("relu",)).findings
     assert (found.word, found.rival) == ("SUPPORTED", "relu @ adam")
     # A study that has no result, or one of another size, cannot be compared with.
-    parts["adam"] = dataclasses.replace(parts["adam"], tier="lite")
+    lite = dataclasses.replace(parts["adam"], tier="lite")
+    parts["adam"] = lite
     assert told().state == "not run"
+    # But where all were run at a smaller size as well, that counts.
+    parts |= {"sgd lite": dataclasses.replace(parts["sgd"], tier="lite"), "adam full": None}
+    assert told().findings[0].tier == "lite"
     del parts["adam"]
     assert told().state == "not run"
+
+
+def test_a_score_on_one_test_part_is_not_judged_by_seeds_alone() -> None:
+    given = evidence({"relu": BASE, "srelu": raised(0.03)})
+    fixed = dataclasses.replace(given, design="official", examples=None)
+    found = decide(claim(), fixed)
+    assert (found.word, found.n) == ("UNDECIDED", 0)
+    assert found.sentence == "the rows of s alone say nothing of test_accuracy."
+    # What is no score is a matter of the trainings.
+    times = {"relu": [1.0 + 0.01 * i for i in range(10)], "srelu": [1.3 + 0.012 * i for i in range(10)]}
+    timed = dataclasses.replace(evidence({"relu": BASE, "srelu": BASE}, seconds_per_epoch=times), design="official")
+    assert decide(claim(metric="seconds_per_epoch", direction="lower", margin=0.0), timed).word == "REFUTED"
 
 
 def test_across_studies_the_test_examples_are_known_of_each() -> None:

@@ -63,7 +63,10 @@ class Reading:
             self._stop()
         elif self._shown is None and self._console.is_terminal and now - self._began > PATIENCE:
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-            self._shown = Progress(*columns, console=self._console, transient=True)
+            # What a program is to read must not end up beside the bar.
+            self._shown = Progress(
+                *columns, console=self._console, transient=True, redirect_stdout=False, redirect_stderr=False
+            )
             self._shown.add_task(f"Reading {what}", total=total)
             self._shown.start()
             # An error ends the command in the middle of it, and the cursor must come back.

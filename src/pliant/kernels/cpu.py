@@ -9,6 +9,7 @@ Everything here works on plain strided tensors and knows no autograd: who calls 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 
 import torch
@@ -31,7 +32,9 @@ _FUNCTIONS = {} if _unavailable else {name: (number, count) for number, (name, c
 _FROM_OUTPUT = {name.removesuffix(_OUTPUT): _FUNCTIONS.pop(name) for name in list(_FUNCTIONS) if name.endswith(_OUTPUT)}
 # Where torch has the protocol by which compiled code reads its tensors, a usual call is one call of the extension.
 if not _unavailable and (_exchange := getattr(Tensor, "__dlpack_c_exchange_api__", None)) is not None:
-    _cpu.connect(_exchange, Tensor, torch.nn.Parameter, torch.empty_like, Tensor.is_neg)
+    # A torch in which it is something else is one without it.
+    with contextlib.suppress(ValueError, TypeError):
+        _cpu.connect(_exchange, Tensor, torch.nn.Parameter, torch.empty_like, Tensor.is_neg)
 serves: Callable[[int, Tensor, tuple[float | Tensor, ...]], bool] = (lambda *_: False) if _unavailable else _cpu.fits
 """Whether the function of that number can take the input and the coefficients. Quicker than :func:`refusal`, and without its
 reasons: what it denies may be granted there."""
@@ -84,6 +87,8 @@ def refusal(name: str, x: Tensor, values: Sequence[float | Tensor]) -> str | Non
         return f"the input's layout is {x.layout}, not strided"
     if x.is_neg():
         return "the input is a view whose sign is still to be turned; use x.resolve_neg()"
+    if x.numel() and not x.data_ptr():
+        return "the input is a tensor without memory"
     for value in values:
         if type(value) is not float and isinstance(value, Tensor):
             if value.numel() != 1:
@@ -187,6 +192,8 @@ def _backward(
         grad = grad.to(dtype)
     if grad.is_neg():
         grad = grad.resolve_neg()
+    if grad._is_zerotensor():
+        grad = torch.zeros_like(x)
     grad_x = torch.empty_like(x) if wanted[0] else None
     sums = None
     if True in wanted[1:]:

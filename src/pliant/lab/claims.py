@@ -186,11 +186,15 @@ def settle(claim: Claim, known: Known, tier: Tier | None = None) -> Answer:
 
 def _evidence(test: ClaimTest, known: Known, tier: Tier | None) -> Evidence | None:
     """What there is to settle a test with; None where a study it needs has no result, or they are of several sizes."""
-    found = [known.best(name, tier) for name in (test.study, *test.across)]
-    parts = [part for part in found if part is not None]
-    if len(parts) < len(found) or len({part.size for part in parts}) > 1:
-        return None
-    return together(parts) if test.across else parts[0]
+    if not test.across:
+        return known.best(test.study, tier)
+    # Of the largest tier at which there are all of them: that one was run at a larger one too takes nothing away.
+    for one in [tier] if tier else TIERS:
+        found = [known.best(name, one) for name in (test.study, *test.across)]
+        parts = [part for part in found if part is not None]
+        if len(parts) == len(found) and len({part.size for part in parts}) == 1:
+            return together(parts)
+    return None
 
 
 def _across(test: ClaimTest) -> ClaimTest:
@@ -234,6 +238,8 @@ def decide(test: ClaimTest, evidence: Evidence, alpha: float = 0.05) -> Finding:
         return Finding(test.study, word, verdict, sentence, n, d, low, high, rival, *where, unfinished, *told)
 
     if contender not in evidence.activations or not found:
+        if contender in evidence.activations and _rivals(test, evidence):
+            return finding("UNDECIDED", "", f"the rows of {evidence.directory} alone say nothing of {test.metric}.")
         rivals = test.against if isinstance(test.against, str) else " or ".join(test.against)
         lacking = contender if contender not in evidence.activations else rivals
         return finding("UNDECIDED", "", f"{lacking} is not in the rows of {evidence.directory}.")
@@ -314,13 +320,8 @@ class _Seen:
 
 
 def _verdict(test: ClaimTest, evidence: Evidence, contender: str, alpha: float) -> Verdict | None:
-    """The contender as the baseline of a verdict on its rivals; None where one is not among the rows."""
-    rivals = [
-        a
-        for a in evidence.activations
-        if a != contender
-        and (a in test.against if isinstance(test.against, tuple) else test.against == "all" or _another(a, contender))
-    ]
+    """The contender as the baseline of a verdict on its rivals; None where one is not among the rows, or these do not say."""
+    rivals = _rivals(test, evidence)
     if contender not in evidence.activations or not rivals:
         return None
     metric = test.metric.removeprefix("test_")
@@ -331,7 +332,16 @@ def _verdict(test: ClaimTest, evidence: Evidence, contender: str, alpha: float) 
         if known is not None and known.baseline in (contender, *rivals) and metric in known.estimates:
             # A record without its predictions has only the comparisons that were made when it was.
             return _turned(known, contender, rivals, metric)
+        # By seeds alone, on one test part, a score would be taken for surer than it is.
+        return None
     return _of_a_column(test, evidence, contender, rivals, alpha)
+
+
+def _rivals(test: ClaimTest, evidence: Evidence) -> list[str]:
+    others = [a for a in evidence.activations if a != test.contender]
+    if isinstance(test.against, tuple):
+        return [a for a in others if a in test.against]
+    return [a for a in others if test.against == "all" or _another(a, test.contender)]
 
 
 def _another(activation: str, contender: str) -> bool:

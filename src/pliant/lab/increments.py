@@ -26,11 +26,13 @@ SINGLE = 4
 
 
 def weights(network: nn.Module, activations: Iterable[nn.Module] = ()) -> dict[str, Tensor]:
-    """The weight tensors of a network by name, as :class:`Increments` takes them: its parameters of two or more dimensions but
-    for the coefficients of its activations."""
+    """The weight tensors of a network by name, as :class:`Increments` takes them: its real parameters of two or more dimensions
+    that learn, but for the coefficients of its activations."""
     coefficients = {id(p) for p in activation_parameters(network, activations)}
     return {
-        name: p.detach().unsqueeze(0) for name, p in network.named_parameters() if p.dim() > 1 and id(p) not in coefficients
+        name: p.detach().unsqueeze(0)
+        for name, p in network.named_parameters()
+        if p.dim() > 1 and p.requires_grad and p.is_floating_point() and p.numel() and id(p) not in coefficients
     }
 
 
@@ -93,6 +95,8 @@ def _number(value: float) -> float | None:
 
 
 def mean_log(by_name: Mapping[str, float | None]) -> float | None:
-    """The mean natural logarithm of the increments of an epoch over the weight tensors; None where one is missing or 0."""
-    logs = [math.log(v) for v in by_name.values() if v]
-    return math.fsum(logs) / len(logs) if logs and len(logs) == len(by_name) else None
+    """The mean natural logarithm of the increments of an epoch over the weight tensors that moved; None where one is missing,
+    or none moved."""
+    values = list(by_name.values())
+    logs = [math.log(v) for v in values if v]
+    return math.fsum(logs) / len(logs) if logs and None not in values else None

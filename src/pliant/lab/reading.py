@@ -46,6 +46,8 @@ def read(
             fresh += len(read)
             if tell is not None:
                 tell("results", len(found), len(now))
+    if tell is not None:
+        tell("results", len(now), len(now))
     if fresh >= index.WORTH:
         index.save(store, study.directory, of, {key: found[key] for key in found if key in now})
     return found, now

@@ -481,7 +481,8 @@ bool look(PyObject* given, View& view, bool fresh = false) {
         view.elements *= size_t(t.shape[d]);
     }
     view.dense = view.dense || view.elements == 0;
-    return true;
+    // Some tensors stand for numbers that lie nowhere.
+    return t.data || view.elements == 0;
 }
 
 bool is_number(PyObject* given) { return PyFloat_CheckExact(given) || PyLong_CheckExact(given); }
@@ -576,7 +577,7 @@ PyObject* differentiate(PyObject*, PyObject* const* args, Py_ssize_t count) {
     bool sum = false, usual = true;
     for (Py_ssize_t i = 0; i < coefficients + 2; ++i) {
         PyObject* made = nullptr;
-        if (i > 0 && PyTuple_GetItem(args[5], i) == Py_True) {
+        if (usual && i > 0 && PyTuple_GetItem(args[5], i) == Py_True) {
             if (i == 1) {
                 made = like(args[3], x, grad_x);
                 usual = usual && made;
@@ -593,12 +594,14 @@ PyObject* differentiate(PyObject*, PyObject* const* args, Py_ssize_t count) {
         Py_DECREF(dealt);
         return nothing_or_error();
     }
-    double totals[pliant::kMaxCoefficients] = {};
+    float singles[pliant::kMaxCoefficients] = {};
+    double doubles[pliant::kMaxCoefficients] = {};
+    const bool twice = call.dtype == pliant::kFloat64;
+    const uintptr_t totals = twice ? reinterpret_cast<uintptr_t>(doubles) : reinterpret_cast<uintptr_t>(singles);
     PyObject* done = run(x.elements, [&] {
         by_item_size(call.dtype, [&](auto zero) {
             backward_blocks<decltype(zero)>(
-                call, grad_x.address, sum ? reinterpret_cast<uintptr_t>(totals) : 0, grad.address, x.address, nullptr,
-                x.elements);
+                call, grad_x.address, sum ? totals : 0, grad.address, x.address, nullptr, x.elements);
         });
     });
     if (!done) {
@@ -608,7 +611,7 @@ PyObject* differentiate(PyObject*, PyObject* const* args, Py_ssize_t count) {
     Py_DECREF(done);
     for (Py_ssize_t i = 0; i < coefficients; ++i) {
         if (!sums[i].wanted) continue;
-        const double total = call.dtype == pliant::kFloat64 ? totals[i] : double(reinterpret_cast<const float*>(totals)[i]);
+        const double total = twice ? doubles[i] : double(singles[i]);
         if (sums[i].place.dtype == pliant::kFloat64) *reinterpret_cast<double*>(sums[i].place.address) = total;
         else *reinterpret_cast<float*>(sums[i].place.address) = float(total);
     }

@@ -103,6 +103,8 @@ def _test(values: dict[str, Any]) -> ClaimTest:
     if against not in ("best", "all"):
         against = tuple(spelled(a) for a in ([against] if isinstance(against, str) else against))
     across = tuple(values.get("across", ()))
+    if across and against == "best":
+        raise ValueError(f"The claim test {values} is across studies, where 'best' means nothing; expected 'all' or names.")
     return ClaimTest(**{**values, "contender": spelled(values["contender"]), "against": against, "across": across})
 
 
