@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from pliant.lab import papers, records
-from pliant.lab.claims import Finding, Known, settle
+from pliant.lab.claims import Known, settle
 from pliant.lab.papers import ReleasedEpoch
 from pliant.schedules import Logistic
 
@@ -340,20 +340,13 @@ def _ends(low: float, high: float) -> str:
     return f" [{100 * low:.2f}, {100 * high:.2f}]" if math.isfinite(low) and math.isfinite(high) else ""
 
 
-def _reduced(finding: Finding) -> str:
-    """What goes with a word that is not of the paper's size. What was changed stands at the record that is linked behind it."""
-    if finding.tier == "full" and not finding.changes:
-        return ""
-    return f" at the {finding.tier} tier only{', changed' if finding.changes else ''}"
-
-
 def claim_rows(paper: str, known_: Known) -> list[list[str]]:
     rows = []
     for claim in papers.claims(paper):
         answer = settle(claim, known_)
         if answer.findings:
             told = [
-                f"**{f.word}{_reduced(f)}**: {f.sentence} ({f.verdict.lower() or 'no verdict'}; "
+                f"**{f.brief}**: {f.sentence} ({f.verdict.lower() or 'no verdict'}; "
                 f"[`{f.directory}`](../../records/{f.directory}))"
                 for f in answer.findings
             ]

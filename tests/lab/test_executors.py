@@ -61,6 +61,18 @@ def environment(light: Path) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join([str(light), os.environ.get("PYTHONPATH", "")])}
 
 
+def driving(script: Path, light: Path) -> subprocess.Popen[str]:
+    """A driver of its own, in a process group of its own."""
+    return subprocess.Popen(
+        [sys.executable, script],
+        env=environment(light),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
 def run(executor: str, jobs: Sequence[Job], work: package.Work = workloads.work) -> list[Event]:
     events: list[Event] = []
     create(executor).run(jobs, work, events.append)
@@ -672,14 +684,7 @@ def test_no_idle_worker_outlives_the_driver(light: Path, tmp_path: Path, end: si
         "        print('idle', flush=True)\n"
         "        time.sleep(60)\n"
     )
-    with subprocess.Popen(
-        [sys.executable, script],
-        env=environment(light),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    ) as driver:
+    with driving(script, light) as driver:
         assert driver.stdout is not None
         try:
             assert driver.stdout.readline() == "idle\n"
@@ -710,14 +715,7 @@ def test_an_interrupt_while_workers_start(light: Path, tmp_path: Path) -> None:
         "    os.write(1, f'{os.getpid()}\\n'.encode())\n"
         "    time.sleep(60)\n"
     )
-    with subprocess.Popen(
-        [sys.executable, script],
-        env=environment(light),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    ) as driver:
+    with driving(script, light) as driver:
         assert driver.stdout is not None
         try:
             starting = [int(driver.stdout.readline()) for _ in range(2)]

@@ -131,8 +131,16 @@ class Finding:
     @property
     def label(self) -> str:
         """The word with its tier and what was changed of it, without which it is never shown."""
-        label = self.word if self.tier == "full" else f"{self.word} at the {self.tier} tier only"
-        return f"{label} (changed: {', '.join(self.changes)})" if self.changes else label
+        return f"{self._at_tier} (changed: {', '.join(self.changes)})" if self.changes else self._at_tier
+
+    @property
+    def brief(self) -> str:
+        """The label where a link leads to what was changed."""
+        return f"{self._at_tier}, changed" if self.changes else self._at_tier
+
+    @property
+    def _at_tier(self) -> str:
+        return self.word if self.tier == "full" else f"{self.word} at the {self.tier} tier only"
 
 
 @dataclass(frozen=True)
@@ -229,13 +237,10 @@ def decide(test: ClaimTest, evidence: Evidence, alpha: float = 0.05) -> Finding:
     contender = test.contender
     family = _verdict(test, evidence, contender, alpha)
     found = [] if family is None else _in_the_claims_direction(family, test, contender)
-    unfinished = len(evidence.rows) - evidence.scored
 
     def finding(word: Settled, verdict: str, sentence: str, c: _Seen | None = None) -> Finding:
-        n, d, low, high, rival = (c.n, c.difference, c.low, c.high, c.rival) if c else (0, math.nan, -math.inf, math.inf, "")
-        where = (evidence.tier, evidence.origin, evidence.directory)
-        told = (evidence.remarks, evidence.changes)
-        return Finding(test.study, word, verdict, sentence, n, d, low, high, rival, *where, unfinished, *told)
+        numbers = (c.n, c.difference, c.low, c.high, c.rival) if c else ()
+        return _finding(test.study, evidence, word, verdict, sentence, *numbers)
 
     if contender not in evidence.activations or not found:
         if contender in evidence.activations and _rivals(test, evidence):
@@ -258,6 +263,24 @@ def decide(test: ClaimTest, evidence: Evidence, alpha: float = 0.05) -> Finding:
     return finding("UNDECIDED", "CANNOT TELL", hardest.sentence, hardest)
 
 
+def _finding(
+    study: str,
+    evidence: Evidence,
+    word: Settled,
+    verdict: str,
+    sentence: str,
+    n: int = 0,
+    difference: float = math.nan,
+    low: float = -math.inf,
+    high: float = math.inf,
+    rival: str = "",
+) -> Finding:
+    unfinished = len(evidence.rows) - evidence.scored
+    where = (evidence.tier, evidence.origin, evidence.directory)
+    told = (evidence.remarks, evidence.changes)
+    return Finding(study, word, verdict, sentence, n, difference, low, high, rival, *where, unfinished, *told)
+
+
 def decide_confusion(test: ConfusionTest, evidence: Evidence, alpha: float = 0.05) -> Finding:
     """What the confusions of a study say about which two classes are mistaken for each other most.
 
@@ -274,10 +297,8 @@ def decide_confusion(test: ConfusionTest, evidence: Evidence, alpha: float = 0.0
     named, label = frozenset(test.pair), evidence.labels.get(test.contender, test.contender)
 
     def finding(word: Settled, sentence: str, difference: float = math.nan, rival: str = "") -> Finding:
-        where = (evidence.tier, evidence.origin, evidence.directory, len(evidence.rows) - evidence.scored)
-        told = (evidence.remarks, evidence.changes)
         by = "exact binomial test" if rival else ""
-        return Finding(test.study, word, by, sentence, n, difference, -math.inf, math.inf, rival, *where, *told)
+        return _finding(test.study, evidence, word, by, sentence, n, difference, rival=rival)
 
     if not n or named not in mistakes or len(mistakes) < 2:
         return finding("UNDECIDED", f"the confusions of {label} with {_pair(test.pair)} are not known of {evidence.directory}.")

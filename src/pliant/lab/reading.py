@@ -41,9 +41,9 @@ def read(
         if index.unchanged(now, kept, (spec.key for spec in group)):
             found |= {spec.key: kept[spec.key] for spec in group if spec.key in kept}
         else:
-            read = _together(study, group, store, now)
-            found |= read
-            fresh += len(read)
+            again = _together(study, group, store, now)
+            found |= again
+            fresh += len(again)
             if tell is not None:
                 tell("results", len(found), len(now))
     if tell is not None:

@@ -184,6 +184,18 @@ def palette(data: ReportData, names: Mapping[str, str]) -> Palette:
     return Palette(list(names.values()), baseline)
 
 
+def _palette_of(table: Table, data: ReportData, names: Mapping[str, str]) -> Palette:
+    """That of the activations that a table has rows of."""
+    drawn = {str(v) for v in table.values("label")}
+    return palette(data, {a: label for a, label in names.items() if label in drawn})
+
+
+def _n_text(table: Table) -> str:
+    """Of how many trials the rows of a table are: "n = 5", or "n = 3 to 5"."""
+    ns = sorted({int(n) for n in table.numbers("n")})
+    return f"n = {ns[0]}" if len(ns) == 1 else f"n = {ns[0]} to {ns[-1]}"
+
+
 def _literal(text: str) -> str:
     """Text as a string of Vega's expression language; names come from users and may hold quotes."""
     return json.dumps(text)
@@ -306,12 +318,11 @@ def forest(data: ReportData, names: Mapping[str, str]) -> Figure | Absent:
             )
         return _layered(layers, width=inner, height={"step": 25})
 
-    ns = sorted({int(n) for n in main.numbers("n")})
-    n_text = str(ns[0]) if len(ns) == 1 else f"{ns[0]} to {ns[-1]}"
+    n_text = _n_text(main)
     name = f"{verdict.split} {wording.in_sentence(shown.title)}"
     caption = (
         f"Mean paired difference in {name} to {verdict.baseline_label} (marker) and its "
-        f"{level(verdict.alpha)} interval, corrected for overlapping training sets; n = {n_text} pairs of trials per "
+        f"{level(verdict.alpha)} interval, corrected for overlapping training sets; {n_text} pairs of trials per "
         f"activation. Fine ticks are the single pairs. The shaded band is the region of practical equivalence, "
         f"{wording.margin(verdict)}. {'Right' if higher else 'Left'} of zero is better."
     )
@@ -518,8 +529,7 @@ def curves(data: ReportData, names: Mapping[str, str], traces: aggregate.Traces)
     table = traces.curves
     if len(table) == 0:
         return "No trial has a finished training history yet."
-    drawn = {str(v) for v in table.values("label")}
-    look = palette(data, {a: label for a, label in names.items() if label in drawn})
+    look = _palette_of(table, data, names)
     labels = look.labels
     detects = data.detected is not None
     panels = _panels(traces.columns) if detects else PANELS
@@ -617,15 +627,14 @@ def curves(data: ReportData, names: Mapping[str, str], traces: aggregate.Traces)
             charts.append(layer)
         return {"concat": charts, "columns": 2 if two else 1, "params": [isolate, show]}
 
-    counts = sorted({int(n) for n in table.numbers("n")})
-    n_text = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    n_text = _n_text(table)
     what = "The loss, its parts and average precision" if detects else "Loss and accuracy"
     caption = (
-        f"{what} per epoch: mean over trials (line), n = {n_text} trials per activation and epoch; "
+        f"{what} per epoch: mean over trials (line), {n_text} trials per activation and epoch; "
         f"{BAND_TEXT}, faint until one activation is isolated. Training values are running means of the epoch in "
         f"training mode{'' if detects else ' (dropout on)'}; validation values are taken after it."
     )
-    if len(counts) > 1:
+    if len(set(table.numbers("n"))) > 1:
         caption += " n falls along the curve where trials stopped early or diverged; the mean is over those still running."
     if traces.curve_epochs < traces.epochs:
         caption += f" {traces.curve_epochs} of {traces.epochs} epochs are drawn."
@@ -881,10 +890,9 @@ def coefficients(data: ReportData, names: Mapping[str, str], traces: aggregate.T
             params=[_picker("pick_coefficient", "Activation ", labels, first)],
         )
 
-    ns = sorted({int(n) for n in table.numbers("n")})
-    n_text = str(ns[0]) if len(ns) == 1 else f"{ns[0]} to {ns[-1]}"
+    n_text = _n_text(table)
     caption = (
-        f"Learned and scheduled coefficients at the end of each epoch, by call site: mean over n = {n_text} trials (line); "
+        f"Learned and scheduled coefficients at the end of each epoch, by call site: mean over {n_text} trials (line); "
         f"{BAND_TEXT}."
     )
     if traces.channels > 1:
@@ -923,8 +931,7 @@ def layers(data: ReportData, names: Mapping[str, str], traces: aggregate.Traces)
     sites = list(dict.fromkeys(str(v) for v in table.values("site")))
 
     epochs = sorted({aggregate.whole(v) for v in table.values("epoch")})
-    counts = sorted({int(n) for n in traces.coefficients.numbers("n")})
-    n_text = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    n_text = _n_text(traces.coefficients)
     # The slider goes by epochs, of which long trainings draw some only.
     stop = f"round((training_epoch - {epochs[0]}) / {max(1, epochs[-1] - epochs[0])} * {last})"
 
@@ -989,7 +996,7 @@ def layers(data: ReportData, names: Mapping[str, str], traces: aggregate.Traces)
         )
 
     caption = (
-        f"The coefficients of the chosen activation layer by layer, the first call site on top: mean over n = {n_text} "
+        f"The coefficients of the chosen activation layer by layer, the first call site on top: mean over {n_text} "
         f"trials (marker) and the band of the figure above (bar) at the end of the epoch that the slider chooses"
         f"{f' (the nearest of {last + 1} that are drawn)' if last + 1 < epochs[-1] else ''}. Grey strokes: after the first "
         "epoch. The axes are those of the whole training."
@@ -1214,11 +1221,6 @@ def gap(data: ReportData, names: Mapping[str, str]) -> Figure | Absent:
         draw,
         {"gaps": table, "unit": _UNIT},
     )
-
-
-def _n_text(table: Table) -> str:
-    ns = sorted({int(n) for n in table.numbers("n")})
-    return f"n = {ns[0]}" if len(ns) == 1 else f"n = {ns[0]} to {ns[-1]}"
 
 
 def times(data: ReportData, names: Mapping[str, str]) -> Figure | Absent:

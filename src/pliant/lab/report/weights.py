@@ -10,7 +10,19 @@ import altair as alt
 
 from pliant.lab.report import aggregate, wording
 from pliant.lab.report.data import ReportData
-from pliant.lab.report.figures import BAND_TEXT, Absent, Figure, Spec, _faceted, _figure, _layered, _source, palette
+from pliant.lab.report.figures import (
+    BAND_TEXT,
+    Absent,
+    Figure,
+    Palette,
+    Spec,
+    _faceted,
+    _figure,
+    _layered,
+    _n_text,
+    _palette_of,
+    _source,
+)
 
 __all__ = ["increments", "single_weights"]
 
@@ -20,16 +32,9 @@ ABSENT = (
 )
 
 
-def _lines(data: ReportData, names: Mapping[str, str], table: aggregate.Table) -> dict[str, Any]:
-    drawn = {str(v) for v in table.values("label")}
-    look = palette(data, {a: label for a, label in names.items() if label in drawn})
+def _lines(look: Palette) -> dict[str, Any]:
     legend = alt.Legend(title=None, orient="bottom", columns=4, symbolType="stroke", symbolStrokeWidth=2)
     return {"color": alt.Color("label:N", scale=look.color(), legend=legend), "strokeDash": look.dash()}
-
-
-def _family(data: ReportData, names: Mapping[str, str], table: aggregate.Table) -> str:
-    drawn = {str(v) for v in table.values("label")}
-    return palette(data, {a: label for a, label in names.items() if label in drawn}).family()
 
 
 def _epochs(cell: int, table: aggregate.Table) -> Any:
@@ -44,15 +49,16 @@ def increments(data: ReportData, names: Mapping[str, str], traces: aggregate.Tra
     table = traces.increments
     if len(table) == 0:
         return ABSENT
+    look = _palette_of(table, data, names)
     sites = list(dict.fromkeys(str(v) for v in table.values("site")))
 
     def draw(width: int) -> Spec:
         columns = min(len(sites), 4 if width >= 900 else 2 if width >= 600 else 1)
         cell = (width - 30) // columns - 72
-        base = alt.Chart(_source("increments")).transform_calculate(family=_family(data, names, table))
+        base = alt.Chart(_source("increments")).transform_calculate(family=look.family())
         axis = alt.Axis(tickCount=4, domain=False, ticks=False, minExtent=40, format="~g")
         scale = alt.Scale(type="log", nice=False)
-        lines = _lines(data, names, table)
+        lines = _lines(look)
         tip = [
             alt.Tooltip("label:N", title="Activation"),
             alt.Tooltip("site:N", title="Weights"),
@@ -80,11 +86,9 @@ def increments(data: ReportData, names: Mapping[str, str], traces: aggregate.Tra
         facet = alt.Facet("site:N", title=None, sort=sites, header=alt.Header(labelAnchor="start"))
         return _faceted(layered, facet, columns, resolve={"scale": {"y": "independent"}})
 
-    counts = sorted({int(n) for n in table.numbers("n")})
-    n_text = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     caption = (
         f"How far each weight tensor moved in an epoch, ‖ΔW‖ / ‖W‖ with W as it was before, on a logarithmic axis: mean over "
-        f"n = {n_text} trials (line); {BAND_TEXT}. Weights followed by batch normalisation have no scale of their own: a "
+        f"{_n_text(table)} trials (line); {BAND_TEXT}. Weights followed by batch normalisation have no scale of their own: a "
         "larger increment then means a larger turn, and not a larger output."
     )
     if traces.weights_left_out:
@@ -104,19 +108,18 @@ def single_weights(data: ReportData, names: Mapping[str, str], traces: aggregate
     table = traces.single_weights
     if len(table) == 0:
         return ABSENT
+    look = _palette_of(table, data, names)
     sites = list(dict.fromkeys(str(v) for v in table.values("site")))
     most = len({str(v) for v in table.values("which")})
 
     def draw(width: int) -> Spec:
         columns = most if width >= 900 else 2 if width >= 600 else 1
         cell = (width - 30) // columns - 72
-        lines = _lines(data, names, table)
+        lines = _lines(look)
         axis = alt.Axis(tickCount=4, domain=False, ticks=False, minExtent=40, format=".1~e")
         line = (
             alt.Chart(_source("single_weights"))
-            .transform_calculate(
-                family=_family(data, names, table), panel="datum.site + ', ' + replace(datum.which, 'weight ', '')"
-            )
+            .transform_calculate(family=look.family(), panel="datum.site + ', ' + replace(datum.which, 'weight ', '')")
             .mark_line(strokeWidth=1.4, point=alt.OverlayMarkDef(size=12))
             .encode(
                 x=_epochs(cell, table),
