@@ -12,6 +12,10 @@ def tiny(activation: Callable[[], nn.Module]) -> nn.Module:
     return nn.Sequential(nn.Linear(30, 8), activation(), nn.Linear(8, 1))
 
 
+def normed(activation: Callable[[], nn.Module]) -> nn.Module:
+    return nn.Sequential(nn.BatchNorm1d(30), *tiny(activation))
+
+
 def two_logits(activation: Callable[[], nn.Module], *, input_shape: tuple[int, ...], outputs: int) -> nn.Module:
     assert outputs == 1
     return nn.Sequential(nn.Linear(*input_shape, 8), activation(), nn.Linear(8, 2))

@@ -63,7 +63,7 @@ class DSReLU(Activation):
     slope at every residual addition: expect a large first loss, and do not train the steep variants in float16. Batch
     normalisation evaluates with running averages, and those lag behind a slope that moves: while it moves fast, a network that
     fits its training batches may look untrained in evaluation. Recompute them before evaluating, for example by
-    ``torch.optim.swa_utils.update_bn`` (docs/papers/dsrelu.md shows the difference).
+    ``torch.optim.swa_utils.update_bn``; a study does with ``train.batch_norm = "recomputed"`` (docs/papers/dsrelu.md shows the difference).
 
     Args:
         slope: Scheduled, Fixed or Learned; > 0.

@@ -253,6 +253,10 @@ class Train(Frozen):
     augment: Augment = Augment()
     train_scores: Literal["running", "evaluated"] = "running"
     """Each epoch's train loss and accuracy: as they were while weights moved, or also of an evaluation pass afterwards."""
+    batch_norm: Literal["running", "recomputed"] = "running"
+    """What batch normalisation is evaluated with: its running averages, or the statistics of the whole fitted part (not
+    augmented), recomputed before each evaluation, which costs a forward pass over it. Fair to a scheduled slope in a short
+    training, which running averages lag behind. Weights are the same either way."""
     speed: tuple[Literal["tf32", "bf16", "compile", "cuda_graphs", "cudnn_benchmark"], ...] = ()
     """What changes the arithmetic for speed, all of it off by default: TF32 products, bfloat16 autocasting, torch.compile, CUDA
     graphs, the fastest (not the reproducible) convolutions. Evaluation never uses bfloat16."""

@@ -86,7 +86,10 @@ class Component(Frozen):
     )
 
 
-_LATER = ("share", "train.augment.scale", "train.augment.photometric", "train.world_size", "train.sync_batch_norm")
+_LATER = (
+    *("share", "train.augment.scale", "train.augment.photometric", "train.world_size", "train.sync_batch_norm"),
+    "train.batch_norm",
+)
 """Fields of a trial that came after results were kept: at their defaults they change nothing, the key included."""
 
 
@@ -758,6 +761,7 @@ def _check_task(study: Study, detects: bool) -> None:
         "thresholds": bool(study.thresholds),
         "train.augment.padding": train.augment.padding > 0,
         "train.train_scores": train.train_scores != "running",
+        "train.batch_norm": train.batch_norm != "running",
         "protocol.groups": p.groups,
         "protocol.normalise": p.standardise is not None or p.normalise is not None,
     }
@@ -798,6 +802,11 @@ def _check_quirks(study: Study) -> None:
         raise StudyError(
             "The quirk slope_on_stem_only holds scheduled coefficients still, but no activation of the study has one. Add "
             "'dsrelu[released]', or leave the quirk out."
+        )
+    if "batch_statistics_at_test" in study.quirks and study.train.batch_norm != "running":
+        raise StudyError(
+            "The quirk batch_statistics_at_test uses no averages, so train.batch_norm = 'recomputed' has no effect beside it. "
+            "Leave one of them out."
         )
     if study.protocol.validation == 0 and "test_as_validation" not in study.quirks:
         raise StudyError(

@@ -16,12 +16,11 @@ import safetensors.torch
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from pliant.activation import Activation
 from pliant.clock import Clock
 from pliant.errors import PliantError
-from pliant.lab import dropout, models, optimizers
+from pliant.lab import batch_norm, dropout, models, optimizers
 from pliant.lab.batches import Changes, Examples, batches
 from pliant.lab.course import Course, coefficients
 from pliant.lab.datasets import Data
@@ -166,6 +165,8 @@ def _train(training: Training, report: Callable[[Mapping[str, float]], None], ch
             network, forward, optimizer, clock, examples, order, changes, spec, keep_logits=top_5, ranks=ranks
         )
         ranks.agree(network)
+        if recipe.batch_norm == "recomputed":
+            training.recompute_averages()
         logits = training.logits(held)
         line = {"train_loss": loss, "train_accuracy": accuracy, **_scored(logits, examples.y[held], spec, "validation")}
         if training.judge(line):
@@ -260,6 +261,13 @@ class Training(Course):
         found = _logits(self.network, self.examples, rows[shown], self.evaluation_batch, self.spec)[own]
         return self.ranks.assemble(found, self.ranks.own(slice(0, len(rows))), len(rows))
 
+    def recompute_averages(self) -> None:
+        """Give batch normalisation the statistics of the fitted part with the weights as they are, see ``train.batch_norm``."""
+        rows = self.fitted[_shuffled(len(self.fitted), "averages", self.spec).to(self.fitted.device)]
+        parts = batches(rows, self.spec.train.batch_size)
+        shown = (self.examples.batch(rows[self.ranks.share(part)[0]]) for part in parts)
+        batch_norm.recompute(self.network, shown, self.ranks)
+
     def judge(self, line: Mapping[str, float]) -> bool:
         """Whether the epoch that just ended is the best so far; its losses also say whether the trial has diverged."""
         state, validation_loss = self.state, line["validation_loss"]
@@ -298,10 +306,12 @@ def build(spec: TrialSpec, data: Data, custom: Custom) -> tuple[nn.Module, list[
         spec.model.name,
         multilabel=data.task == "multilabel",
     )
-    if "batch_statistics_at_test" in spec.quirks and not any(isinstance(m, _BatchNorm) for m in network.modules()):
-        raise StudyError(
-            f"The quirk batch_statistics_at_test needs batch normalisation, and {spec.model.name} has none; leave it out."
-        )
+    needs = {
+        "The quirk batch_statistics_at_test": "batch_statistics_at_test" in spec.quirks,
+        "train.batch_norm = 'recomputed'": spec.train.batch_norm == "recomputed",
+    }
+    if (asked := [what for what, so in needs.items() if so]) and not batch_norm.layers(network):
+        raise StudyError(f"{asked[0]} needs batch normalisation, and {spec.model.name} has none; leave it out.")
     if "double_softmax" in spec.quirks:
         with torch.no_grad():
             outputs = network(example).numel() // 2
@@ -482,22 +492,18 @@ def _logits(network: nn.Module, examples: Examples, rows: Tensor, size: int, spe
 
 
 def _logits_by_batch_statistics(network: nn.Module, examples: Examples, rows: Tensor, size: int, spec: TrialSpec) -> Tensor:
-    # In an order of its own: data sets are often sorted by class, and one class has other statistics than all.
-    generator = torch.Generator().manual_seed(seed_of("evaluation", spec.seed, spec.repeat, spec.fold))
-    shuffled = torch.randperm(len(rows), generator=generator).to(rows.device)
-    norms = [m for m in network.modules() if isinstance(m, _BatchNorm)]
-    tracked = [m.track_running_stats for m in norms]
-    try:
-        for norm in norms:
-            norm.training, norm.track_running_stats = True, False
+    shuffled = _shuffled(len(rows), "evaluation", spec).to(rows.device)
+    with batch_norm.of_the_batch(network):
         found = [
             network(examples.batch(rows[shuffled[part]])).reshape(part.stop - part.start, -1) for part in batches(rows, size)
         ]
-    finally:
-        for norm, was in zip(norms, tracked, strict=True):
-            norm.training, norm.track_running_stats = False, was
     logits = torch.cat(found)
     return torch.empty_like(logits).index_copy_(0, shuffled, logits)
+
+
+def _shuffled(n: int, purpose: str, spec: TrialSpec) -> Tensor:
+    """An order for statistics of batches: data sets are often sorted by class, and one class has other statistics than all."""
+    return torch.randperm(n, generator=torch.Generator().manual_seed(seed_of(purpose, spec.seed, spec.repeat, spec.fold)))
 
 
 def _numpy(tensor: Tensor) -> NDArray[Any]:
