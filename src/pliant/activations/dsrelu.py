@@ -62,8 +62,9 @@ class DSReLU(Activation):
     Drive the slope with :class:`pliant.Clock`; without a clock it stays at progress 0. Initial activations grow with the
     slope at every residual addition: expect a large first loss, and do not train the steep variants in float16. Batch
     normalisation evaluates with running averages, and those lag behind a slope that moves: while it moves fast, a network that
-    fits its training batches may look untrained in evaluation. Recompute them before evaluating, for example by
-    ``torch.optim.swa_utils.update_bn``; a study does with ``train.batch_norm = "recomputed"`` (docs/papers/dsrelu.md shows the difference).
+    fits its training batches may look untrained in evaluation. Recompute them before evaluating, by
+    ``torch.optim.swa_utils.update_bn`` or, in a study, ``train.batch_norm = "recomputed"`` (docs/papers/dsrelu.md shows the
+    difference).
 
     Args:
         slope: Scheduled, Fixed or Learned; > 0.
