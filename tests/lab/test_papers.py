@@ -26,6 +26,7 @@ from pliant.lab import Study, papers, run
 from pliant.lab import study as study_module
 from pliant.lab.datasets import ALL, Data, Detection
 from pliant.lab.metrics import DETECTION
+from pliant.lab.papers.claims import CellsTest, MeanTest, SpreadTest
 from pliant.lab.papers.files import expanded, matches, sections
 from pliant.lab.protocol import split
 from pliant.lab.recipe import QUIRKS
@@ -407,17 +408,23 @@ def test_every_claim_names_what_is_there(columns: set[str]) -> None:
         assert claim.evidence
         assert claim.experiment
         assert set(claim.studies) <= set(STUDIES)
-        assert claim.tests or claim.confusions or claim.settled_by or claim.not_yet, claim.number
-        assert claim.test == (claim.tests[0] if claim.tests else None)
+        assert claim.tests or claim.settled_by or claim.not_yet, claim.number
         if claim.settled_by:
             assert (ROOT / claim.settled_by).is_file()
-        for looked in claim.confusions:
-            assert looked.study in claim.studies
-            assert looked.contender in STUDIES[looked.study].activations
         for test in claim.tests:
             study = STUDIES[test.study]
             assert test.study in claim.studies
             assert test.contender in study.activations
+            if isinstance(test, CellsTest):
+                assert set(test.across) <= set(claim.studies) - {test.study}
+                assert all(test.contender in STUDIES[name].activations for name in test.across)
+                assert f"test_{test.metric}" in columns
+            if not isinstance(test, MeanTest | SpreadTest):
+                continue
+            check_column(test.metric, study, columns)
+            if isinstance(test, SpreadTest):
+                assert isinstance(test.against, str) or set(test.against) <= {*study.activations} - {test.contender}
+                continue
             if test.across:
                 others = [STUDIES[name] for name in test.across]
                 assert set(test.across) <= set(claim.studies) - {test.study}
@@ -431,11 +438,14 @@ def test_every_claim_names_what_is_there(columns: set[str]) -> None:
                 own = catalog.parse(test.contender).entry.name
                 others = [a for a in study.trained if test.against == "all" or catalog.parse(a).entry.name != own]
                 assert len({*others} - {test.contender}) > 1, test
-            assert test.direction in ("higher", "lower")
-            assert test.metric in columns | {"test_auc", "test_average_precision"} | DETECTED, test
+            assert test.direction in ("higher", "lower", "same")
             assert test.margin >= 0
-            if (at := test.metric.rpartition("_to_")[2]) != test.metric:
-                assert float(at) in study.thresholds
+
+
+def check_column(metric: str, study: Study, columns: set[str]) -> None:
+    assert metric in columns | {"test_auc", "test_average_precision"} | DETECTED, metric
+    if (at := metric.rpartition("_to_")[2]) != metric:
+        assert float(at) in study.thresholds
 
 
 def test_every_printed_column_is_one_of_the_rows(columns: set[str]) -> None:

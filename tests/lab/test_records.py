@@ -93,6 +93,16 @@ def test_confusions_are_those_of_the_store(folds: Result, kept: Record, official
             assert right == pytest.approx(sum(scores))
 
 
+def test_what_was_learned_is_what_the_histories_end_with(folds: Result, kept: Record) -> None:
+    found = kept.evidence.learned()
+    assert found == Evidence.of(folds).learned()
+    assert set(found) == {"arelu"}
+    rows = [row for row in folds.rows if row["activation"] == "arelu"]
+    for row, sites in zip(rows, found["arelu"], strict=True):
+        assert sites == folds.store.trial(row["key"]).history()[-1]["coefficients"]
+    assert (kept.evidence.classes, sum(map(len, found["arelu"][0].values()))) == (2, 4 * len(found["arelu"][0]))
+
+
 def test_a_fixed_split_is_judged_from_the_recorded_classes(official: Result, tmp_path: Path) -> None:
     record = records.read(records.write(official, tmp_path, command="python mine.py"))
     assert (record.path / "predictions.npz").stat().st_size < 5000

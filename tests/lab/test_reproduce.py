@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
 import html
 import importlib.util
 import json
 import re
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import pytest
 from synthetic_store import filled
 
 from pliant.errors import PliantError, UnknownNameError
 from pliant.lab import papers, records, reproduction
-from pliant.lab.claims import Answer, Known, decide, decide_confusion, settle, size_of
-from pliant.lab.evidence import Evidence, together
-from pliant.lab.papers import PAPERS, ClaimTest, ConfusionTest
+from pliant.lab.claims import Known, settle, size_of
+from pliant.lab.evidence import Evidence
+from pliant.lab.papers import PAPERS
 from pliant.lab.report.reproduction import Drawing, Paper, Part, Reproduction, render
 from pliant.lab.result import Result
 from pliant.lab.store import Store
@@ -266,223 +263,6 @@ def test_figures_of_formulas_are_drawn_from_them() -> None:
     assert [round(curves[0].y[i], 3) for i in (0, 50, 100)] == [2.592, 1.724, 0.856]
     (arelu,) = reproduction._functions(["arelu[a=1,b=0.25,c=0,d=1]"])
     assert dict(zip(arelu.x, arelu.y, strict=True))[-2.0] == 0.5
-
-
-# --- how a claim gets its word ----------------------------------------------------------------------------------------
-
-
-def evidence(scores: dict[str, Sequence[float]], tier: str = "full", **columns: dict[str, Sequence[float]]) -> Evidence:
-    """Rows of ten folds with these test accuracies."""
-    rows: list[dict[str, Any]] = []
-    for activation, values in scores.items():
-        for fold, value in enumerate(values):
-            rows.append(
-                {
-                    "activation": activation,
-                    "label": activation,
-                    "repeat": 0,
-                    "fold": fold,
-                    "seed": fold,
-                    "outcome": "done",
-                    "n_train": 9000,
-                    "n_test": 1000,
-                    "test_accuracy": value,
-                    "test_loss": 1 - value + 0.001 * len(activation),
-                    **{name: by[activation][fold] for name, by in columns.items()},
-                }
-            )
-    names = tuple(scores)
-    return Evidence(
-        "s", "s", "S", tier, "store", rows, names, {n: n.upper() for n in names}, names[0], "accuracy", 0.01, "kfold"
-    )  # type: ignore[arg-type]
-
-
-BASE = [0.90, 0.91, 0.90, 0.92, 0.91, 0.90, 0.91, 0.92, 0.90, 0.91]
-NOISE = [0.002, -0.001, 0.001, 0.0, -0.002, 0.001, 0.002, -0.001, 0.0, -0.002]
-
-
-def raised(by: float, noise: float = 1.0) -> list[float]:
-    return [b + by + noise * e for b, e in zip(BASE, NOISE, strict=True)]
-
-
-def claim(against: Any = ("relu",), **changes: Any) -> ClaimTest:
-    values = {"study": "s", "contender": "srelu", "metric": "test_accuracy", "direction": "higher", "margin": 0.01}
-    return ClaimTest(against=against, **{**values, **changes})
-
-
-@pytest.mark.parametrize(
-    ("by", "noise", "direction", "word", "verdict"),
-    [
-        (0.03, 1, "higher", "SUPPORTED", "BETTER"),
-        (-0.03, 1, "higher", "REFUTED", "WORSE"),
-        (0.0, 0.5, "higher", "REFUTED", "EQUIVALENT"),
-        (0.004, 8, "higher", "UNDECIDED", "CANNOT TELL"),
-        (-0.03, 1, "lower", "SUPPORTED", "BETTER"),
-        (0.03, 1, "lower", "REFUTED", "WORSE"),
-    ],
-)
-def test_the_word_follows_from_the_verdict(by: float, noise: float, direction: str, word: str, verdict: str) -> None:
-    found = decide(claim(direction=direction), evidence({"relu": BASE, "srelu": raised(by, noise)}))
-    assert (found.word, found.verdict, found.n) == (word, verdict, 10)
-    assert found.label == word
-    assert found.difference == pytest.approx(by, abs=1e-12)
-    assert found.low < found.difference < found.high
-
-
-def test_equal_supports_as_good_as_and_refutes_better_than() -> None:
-    same = evidence({"relu": BASE, "srelu": raised(0.0, 0.5)})
-    assert decide(claim(), same).word == "REFUTED"
-    assert decide(claim(equal=True), same).word == "SUPPORTED"
-    # Shown to be lower, and by less than what matters.
-    little = evidence({"relu": BASE, "srelu": raised(-0.003, 0.3)})
-    assert decide(claim(), little).word == "REFUTED"
-    assert decide(claim(equal=True), little).word == "SUPPORTED"
-    assert decide(claim(equal=True), evidence({"relu": BASE, "srelu": raised(-0.05)})).word == "REFUTED"
-
-
-def test_the_best_must_beat_each_of_the_others() -> None:
-    three = {"relu": BASE, "elu": raised(0.01), "srelu": raised(0.03)}
-    found = decide(claim("best"), evidence(three))
-    assert (found.word, found.rival) == ("SUPPORTED", "elu")
-    assert "SRELU minus ELU" in found.sentence
-    behind = decide(claim("best"), evidence({**three, "elu": raised(0.06)}))
-    assert (behind.word, behind.rival) == ("REFUTED", "elu")
-    open_ = decide(claim("best"), evidence({**three, "elu": raised(0.025, 10)}))
-    assert (open_.word, open_.rival) == ("UNDECIDED", "elu")
-    # Another setting of the same function is no rival.
-    variant = evidence({**three, "srelu[beta=1]": raised(0.08)})
-    assert decide(claim("best"), variant).word == "SUPPORTED"
-    # Unless the claim is about settings.
-    found = decide(claim("all"), variant)
-    assert (found.word, found.rival) == ("REFUTED", "srelu[beta=1]")
-
-
-def test_a_claim_about_some_is_not_refuted_by_another() -> None:
-    given = evidence({"relu": BASE, "gelu": raised(0.01), "srelu": raised(0.03), "swish": raised(0.06)})
-    assert decide(claim("best"), given).rival == "swish"
-    found = decide(claim(("relu", "gelu")), given)
-    assert (found.word, found.rival) == ("SUPPORTED", "gelu")
-    # A tier may lack some of them.
-    assert decide(claim(("relu", "elu")), given).word == "SUPPORTED"
-    nothing = decide(claim(("elu", "mish")), given)
-    assert (nothing.word, nothing.sentence) == ("UNDECIDED", "elu or mish is not in the rows of s.")
-
-
-def test_studies_are_compared_with_each_other_trial_by_trial() -> None:
-    sgd = evidence({"relu": BASE, "arelu": raised(0.03)})
-    adam = evidence({"relu": raised(0.01), "arelu": raised(0.05)})
-    parts = {"sgd": dataclasses.replace(sgd, name="sgd"), "adam": dataclasses.replace(adam, name="adam")}
-
-    class Held(Known):
-        def best(self, name: str, tier: Any = None) -> Evidence | None:
-            return parts.get(f"{name} {tier}", parts.get(name))
-
-    def told(**changes: Any) -> Answer:
-        test = claim(**{"study": "sgd", "contender": "arelu", "across": ("adam",), "against": "all", **changes})
-        return settle(dataclasses.replace(papers.claims("aaf")[0], studies=("sgd", "adam"), tests=(test,)), Held(None))
-
-    (found,) = told().findings
-    assert (found.word, found.rival, found.n) == ("REFUTED", "arelu @ adam", 10)
-    assert found.sentence.startswith("ARELU @ sgd minus ARELU @ adam, test_accuracy: -2.00 points")
-    # Named activations are those of the other studies.
-    (found,) = told(against=("relu",)).findings
-    assert (found.word, found.rival) == ("SUPPORTED", "relu @ adam")
-    # A study that has no result, or one of another size, cannot be compared with.
-    lite = dataclasses.replace(parts["adam"], tier="lite")
-    parts["adam"] = lite
-    assert told().state == "not run"
-    # But where all were run at a smaller size as well, that counts.
-    parts |= {"sgd lite": dataclasses.replace(parts["sgd"], tier="lite"), "adam full": None}
-    assert told().findings[0].tier == "lite"
-    del parts["adam"]
-    assert told().state == "not run"
-
-
-def test_a_score_on_one_test_part_is_not_judged_by_seeds_alone() -> None:
-    given = evidence({"relu": BASE, "srelu": raised(0.03)})
-    fixed = dataclasses.replace(given, design="official", examples=None)
-    found = decide(claim(), fixed)
-    assert (found.word, found.n) == ("UNDECIDED", 0)
-    assert found.sentence == "the rows of s alone say nothing of test_accuracy."
-    # What is no score is a matter of the trainings.
-    times = {"relu": [1.0 + 0.01 * i for i in range(10)], "srelu": [1.3 + 0.012 * i for i in range(10)]}
-    timed = dataclasses.replace(evidence({"relu": BASE, "srelu": BASE}, seconds_per_epoch=times), design="official")
-    assert decide(claim(metric="seconds_per_epoch", direction="lower", margin=0.0), timed).word == "REFUTED"
-
-
-def test_across_studies_the_test_examples_are_known_of_each() -> None:
-    seen: list[tuple[str, object]] = []
-
-    def of(name: str) -> Evidence:
-        given = evidence({"relu": BASE[:3], "arelu": BASE[:3]})
-        rows = [{**row, "key": f"{name}{i}"} for i, row in enumerate(given.rows)]
-        return dataclasses.replace(given, name=name, rows=rows, examples=lambda row, _: seen.append((name, row["key"])))
-
-    one, two = of("one"), of("two")
-    joined = together([one, two])
-    assert joined.examples is not None
-    for row in joined.rows:
-        joined.examples(row, "accuracy")
-    assert seen == [("one", f"one{i}") for i in range(6)] + [("two", f"two{i}") for i in range(6)]
-    assert together([one, dataclasses.replace(two, examples=None)]).examples is None
-    assert joined.labels["arelu @ two"] == "ARELU @ two"
-
-
-@pytest.mark.parametrize(
-    ("mistakes", "word", "rival"),
-    [
-        ({("3", "8"): 90, ("8", "3"): 60, ("4", "9"): 30, ("9", "4"): 20}, "SUPPORTED", "'4' and '9'"),
-        ({("3", "8"): 60, ("4", "9"): 55, ("9", "4"): 1}, "UNDECIDED", "'4' and '9'"),
-        ({("3", "8"): 20, ("4", "9"): 100, ("9", "4"): 60, ("3", "9"): 2}, "REFUTED", "'4' and '9'"),
-        # Ahead, but found by looking at three others: not by enough.
-        ({("3", "8"): 40, ("4", "9"): 100, ("3", "9"): 2, ("4", "8"): 1}, "UNDECIDED", "'4' and '9'"),
-    ],
-)
-def test_which_classes_are_mistaken_most(mistakes: dict[tuple[str, str], int], word: str, rival: str) -> None:
-    classes = ("3", "4", "8", "9")
-    cells = {(a, b): mistakes.get((a, b), 0 if a != b else 900) for a in classes for b in classes}
-    given = dataclasses.replace(evidence({"relu": BASE[:5], "srelu": BASE[:5]}), confusions=lambda: {"srelu": cells})
-    found = decide_confusion(ConfusionTest("s", "srelu", ("3", "8")), given)
-    assert (found.word, found.rival, found.n) == (word, rival, 5)
-    mine = mistakes[("3", "8")] + mistakes.get(("8", "3"), 0)
-    assert f"SRELU mistakes '3' and '8' for each other {mine / 5:.1f} times a trial and '4' and '9'" in found.sentence
-    # Without the matrices nothing is said.
-    for nothing in (evidence({"relu": BASE, "srelu": BASE}), dataclasses.replace(given, confusions=lambda: {"relu": cells})):
-        unknown = decide_confusion(ConfusionTest("s", "srelu", ("3", "8")), nothing)
-        assert (unknown.word, unknown.rival) == ("UNDECIDED", "")
-        assert "are not known of s" in unknown.sentence
-
-
-def test_columns_that_are_no_scores_are_compared_too() -> None:
-    times = {"relu": [1.0 + 0.01 * i for i in range(10)], "srelu": [1.3 + 0.012 * i for i in range(10)]}
-    given = evidence({"relu": BASE, "srelu": BASE}, seconds_per_epoch=times)
-    slower = decide(claim(metric="seconds_per_epoch", direction="lower", margin=0.0), given)
-    assert (slower.word, slower.verdict) == ("REFUTED", "WORSE")
-    assert slower.difference == pytest.approx(0.309)
-    assert decide(claim(metric="seconds_per_epoch", direction="higher", margin=0.0), given).word == "SUPPORTED"
-
-
-def test_counts_that_happen_to_agree_are_no_identity() -> None:
-    gaps = {"relu": [0.02] * 10, "srelu": [0.02] * 10}
-    tied = evidence({"relu": BASE, "srelu": raised(0.01)}, gap=gaps)
-    assert decide(claim(metric="gap", direction="lower"), tied).word == "UNDECIDED"
-    rows = [{**row, "test_loss": 0.5} for row in tied.rows]
-    same = Evidence(**{**vars(tied), "rows": rows})
-    assert decide(claim(metric="gap", direction="lower"), same).word == "REFUTED"
-
-
-def test_what_is_not_in_the_rows_is_said() -> None:
-    found = decide(claim(contender="gelu"), evidence({"relu": BASE, "srelu": BASE}))
-    assert (found.word, found.n) == ("UNDECIDED", 0)
-    assert "gelu is not in the rows" in found.sentence
-    found = decide(claim(metric="gap"), evidence({"relu": BASE, "srelu": BASE}))
-    assert (found.word, found.n) == ("UNDECIDED", 0)
-
-
-def test_a_reduced_tier_is_part_of_the_word() -> None:
-    found = decide(claim(), evidence({"relu": BASE, "srelu": raised(0.03)}, tier="smoke"))
-    assert found.word == "SUPPORTED"
-    assert found.label == "SUPPORTED at the smoke tier only"
 
 
 def test_where_nothing_was_run_the_command_and_its_cost_stand() -> None:

@@ -22,10 +22,12 @@ if TYPE_CHECKING:
     from pliant.lab.result import Result
     from pliant.lab.study import Study
 
-__all__ = ["JUDGED", "Evidence", "Origin", "Tier", "placed", "together"]
+__all__ = ["JUDGED", "Evidence", "Learned", "Origin", "Tier", "placed", "together"]
 
 Tier = Literal["smoke", "lite", "full"]
 Origin = Literal["store", "record"]
+Learned = Mapping[str, Mapping[str, float]]
+"""Site -> coefficient -> value."""
 
 JUDGED = ("accuracy", "precision", "recall", "f1", "precision_weighted", "f1_weighted")
 """What is judged beside a study's own metric. The others are in the rows; on a fixed split they would take minutes each."""
@@ -65,6 +67,10 @@ class Evidence:
     changes: tuple[str, ...] = ()
     confusions: Callable[[], Mapping[str, Mapping[tuple[str, str], int]]] = dict
     """Activation -> (true class, predicted class) -> test examples of all trials together; nothing where they are not known."""
+    classes: int = 0
+    """How many classes there are; 0 where that is not known, or no matter."""
+    learned: Callable[[], Mapping[str, Sequence[Learned]]] = dict
+    """Activation -> what each of its trials had learned when it ended; nothing where that is not known."""
 
     @staticmethod
     def of(result: Result) -> Evidence:
@@ -87,6 +93,8 @@ class Evidence:
             remarks=(*result.remarks, *_changes(study.overrides)),
             changes=study.overrides,
             confusions=functools.partial(_confusions, result),
+            classes=len(result.classes),
+            learned=result.learned,
         )
 
     @property

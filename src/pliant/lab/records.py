@@ -10,6 +10,7 @@ A record is a folder, ``<study>[.<tier>]/``:
 ``trials.csv``      every trial, where learning rates or activations were chosen among some that have no row of their own
 ``summary.json``    the verdict: estimates and comparisons of each metric
 ``predictions.npz`` on a fixed test part: the class each trial gave each example, from which the verdict follows again
+``learned.csv``     learned coefficients of each trial at its last epoch, by call site; where there are some
 ``figures/``        figures of the report as SVG; those of courses and counts, which no row holds, also as CSV
 =================== ==================================================================================================
 
@@ -51,6 +52,7 @@ __all__ = ["Record", "RecordError", "find", "index", "read", "write", "write_ind
 FORMAT: Final = "pliant-record"
 VERSION: Final = 1
 RECORD: Final = "record.json"
+LEARNED: Final = "learned.csv"
 LARGEST: Final = 200_000
 """Bytes above which predictions and a figure stay out of a record; what stays out is said in it."""
 
@@ -138,6 +140,18 @@ def _contents(result: Result, command: str) -> tuple[dict[str, bytes], list[str]
     contents = {"rows.csv": _csv(rows)}
     if result.study.train.lr_grid or set(result.study.trained) - set(result.study.activations):
         contents["trials.csv"] = _csv([_kept(row) for row in result.trial_rows])
+    if sites := [
+        {"activation": activation, "trial": number, "site": site, "coefficient": name, "value": value}
+        for activation, trials in result.learned().items()
+        for number, trial in enumerate(trials)
+        for site, named in trial.items()
+        for name, value in named.items()
+    ]:
+        table = _csv(sites)
+        if len(table) <= LARGEST:
+            contents[LEARNED] = table
+        else:
+            left_out.append(f"{LEARNED}: {len(table) / 1e3:.0f} kB")
     values = result.study.model_dump(mode="json")
     values["dataset"]["options"].pop("path", None)
     contents["study.json"] = _json(values)
@@ -321,6 +335,8 @@ def read(path: Path) -> Record:
         path=path,
         changes=tuple(about["changes"]),
         confusions=functools.partial(_confusions, path / "figures" / "confusions.csv", about["labels"], about["classes"]),
+        classes=about["classes"],
+        learned=functools.partial(_learned, path / LEARNED),
     )
     return Record(path, about, study, evidence)
 
@@ -336,6 +352,16 @@ def _confusions(path: Path, labels: Mapping[str, str], classes: int) -> dict[str
             cells = found.setdefault(spec[line["Activation"]], {})
             cells[line["True class"], line["Predicted class"]] = int(line["Count"])
     return {activation: cells for activation, cells in found.items() if len(cells) == classes**2}
+
+
+def _learned(path: Path) -> dict[str, list[dict[str, dict[str, float]]]]:
+    if not path.is_file():
+        return {}
+    trials: dict[str, dict[int, dict[str, dict[str, float]]]] = {}
+    for line in pl.read_csv(path, schema_overrides={"site": pl.String, "value": pl.Float64}).iter_rows(named=True):
+        sites = trials.setdefault(line["activation"], {}).setdefault(line["trial"], {})
+        sites.setdefault(line["site"], {})[line["coefficient"]] = line["value"]
+    return {activation: list(by.values()) for activation, by in trials.items()}
 
 
 def find(root: Path) -> dict[str, Record]:

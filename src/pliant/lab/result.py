@@ -30,7 +30,7 @@ from pliant.lab.reading import Tell, read
 from pliant.lab.recipe import QUIRKS
 from pliant.lab.report import PAGE, Detected, ReportData, Shape, build, draw, write_figures, write_tables
 from pliant.lab.score import confusion, reliability_of, reliability_sums
-from pliant.lab.shapes import shape
+from pliant.lab.shapes import learned, shape
 from pliant.lab.store import DETECTIONS, HISTORY, PREDICTIONS, Identity, Store, StoreError
 from pliant.lab.study import Study, TrialSpec, canonical, data_of, plan
 from pliant.lab.verdict import (
@@ -339,8 +339,7 @@ class Result:
             changed = [f"This is not the study as it is defined; changed: {' '.join(self.study.overrides)}."]
             if paper.deviations:
                 changed.append("The deviations on this page describe the study as it is defined, without these changes.")
-        finished = [r["key"] for r in self.rows if r["outcome"] in ("done", "diverged")]
-        histories = _Histories(self.store, {key: self._sums[key].get(HISTORY) for key in finished}, self.tell)
+        histories = self._histories()
         confusions, bins = self._predicted()
         return ReportData(
             title=self.study.heading + self._marks(),
@@ -364,6 +363,10 @@ class Result:
             paper=paper.paper,
             labels=self.study.labels,
         )
+
+    def _histories(self) -> _Histories:
+        finished = [r["key"] for r in self.rows if r["outcome"] in ("done", "diverged")]
+        return _Histories(self.store, {key: self._sums[key].get(HISTORY) for key in finished}, self.tell)
 
     def _marks(self) -> str:
         # In the title, which every form of the result shows, LaTeX included.
@@ -405,6 +408,16 @@ class Result:
         """Activation -> counts of test examples at the selected epoch, summed over all trials: rows are true classes, columns
         predicted ones, in the order of :attr:`classes`."""
         return self._predicted()[0]
+
+    def learned(self) -> dict[str, list[dict[str, dict[str, float]]]]:
+        """Activation -> what each of its finished trials had learned when it ended, in the order of the rows: site ->
+        coefficient -> value, the mean where it differs by channel. Activations without learned coefficients are left out."""
+        found: dict[str, list[dict[str, dict[str, float]]]] = {}
+        histories = self._histories()
+        for row in self.rows:
+            if row["key"] in histories and (sites := learned(histories[row["key"]])):
+                found.setdefault(row["activation"], []).append(sites)
+        return found
 
     def reliability(self) -> dict[str, list[tuple[float, float, int]]]:
         """Activation -> (mean confidence, accuracy, examples) of each bin that holds some, over all test parts at the selected

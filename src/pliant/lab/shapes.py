@@ -7,13 +7,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from pliant import catalog
 from pliant.activation import Activation
 from pliant.coefficients import Learned
 from pliant.lab.report import Shape, Stage
 
-__all__ = ["shape"]
+__all__ = ["curves", "learned", "shape"]
 
 Histories = Iterable[Sequence[Mapping[str, Any]]]
 
@@ -28,6 +30,32 @@ def shape(activation: str, label: str, make: Callable[[], nn.Module], histories:
         return _curve(activation, label, make(), histories)
     except (RuntimeError, IndexError, ValueError, TypeError):
         return None
+
+
+def learned(history: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """What a trial had learned when it ended: site -> coefficient -> value, the mean where it differs by channel. A site one of
+    whose values is not finite is left out."""
+    found = {}
+    for site, named in (history[-1]["coefficients"] if history else {}).items():
+        values = {name: _mean(stored) for name, stored in named.items()}
+        if None not in values.values():
+            found[site] = values
+    return found  # type: ignore[return-value]
+
+
+def curves(activation: str, sites: Iterable[Mapping[str, float]], x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """An activation as a function at several sites, shape (sites, points).
+
+    Args:
+        activation: its spec. sites: values of its coefficients; those that are not named have their start.
+    """
+    module, points = catalog.create(activation), torch.from_numpy(x)
+    assert isinstance(module, Activation)
+    rows = []
+    for named in sites:
+        values = [named.get(name, now) for name, now in zip(module.kinds, module.values(), strict=True)]
+        rows.append(_at(module, values)(points).numpy())
+    return np.stack(rows)
 
 
 def _curve(activation: str, label: str, module: nn.Module, histories: Histories) -> Shape:

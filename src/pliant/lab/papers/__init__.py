@@ -9,7 +9,7 @@ logs that were released with DSReLU.
 
 from __future__ import annotations
 
-from pliant.lab.papers.claims import EVIDENCE, Claim, ClaimTest, ConfusionTest, claims
+from pliant.lab.papers.claims import EVIDENCE, Claim, claims
 from pliant.lab.papers.files import FILES, PAPERS
 from pliant.lab.papers.printed import Cell, PrintedValue, ReleasedEpoch, place, places, printed, released_epochs
 from pliant.lab.papers.studies import (
@@ -33,8 +33,6 @@ __all__ = [
     "TIERS",
     "Cell",
     "Claim",
-    "ClaimTest",
-    "ConfusionTest",
     "Context",
     "Deviation",
     "Group",

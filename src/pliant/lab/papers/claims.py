@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,7 +11,18 @@ from pliant.errors import unknown
 from pliant.lab.papers.files import FILES, sections
 from pliant.lab.study import spelled
 
-__all__ = ["EVIDENCE", "Claim", "ClaimTest", "claims"]
+__all__ = [
+    "EVIDENCE",
+    "CellsTest",
+    "Claim",
+    "ConfusionTest",
+    "FailureTest",
+    "MeanTest",
+    "SitesTest",
+    "SpreadTest",
+    "Test",
+    "claims",
+]
 
 EVIDENCE: dict[str, str] = {
     "OK": "the paper's own numbers, or algebra, support it",
@@ -21,8 +33,8 @@ EVIDENCE: dict[str, str] = {
 
 
 @dataclass(frozen=True)
-class ClaimTest:
-    """How the verdict on a claim follows from the rows of a study."""
+class MeanTest:
+    """A mean of one activation against those of others, by the words of the verdict."""
 
     study: str
     contender: str
@@ -33,7 +45,7 @@ class ClaimTest:
     activation of the study, those variants included."""
     metric: str
     """A column of the rows, for example ``test_accuracy`` or ``gap_matched``."""
-    direction: Literal["higher", "lower"]
+    direction: Literal["higher", "lower", "same"]
     """Where the contender is to stand for the claim to hold."""
     margin: float
     """Differences up to this size count as equal, in units of the metric."""
@@ -46,13 +58,66 @@ class ClaimTest:
 
 @dataclass(frozen=True)
 class ConfusionTest:
-    """How a claim about which two classes are mistaken for each other most, in either direction, follows from a study."""
+    """Which two classes are mistaken for each other most, in either direction."""
 
     study: str
     contender: str
-    """The spec of the activation that the claim is about."""
     pair: tuple[str, str]
     """The two classes, by their names in the data."""
+
+
+@dataclass(frozen=True)
+class SpreadTest:
+    """Whether a number varies less from trial to trial (over folds, or over seeds) than with others."""
+
+    study: str
+    contender: str
+    against: tuple[str, ...] | Literal["best", "all"]
+    metric: str
+
+
+@dataclass(frozen=True)
+class FailureTest:
+    """Whether most trainings fail: they diverge, or end at chance on what they were trained on."""
+
+    study: str
+    contender: str
+
+
+@dataclass(frozen=True)
+class SitesTest:
+    """Whether call sites learn different functions."""
+
+    study: str
+    contender: str
+    margin: float
+    """Curves closer than this (root mean square over inputs from -3 to 3) count as one."""
+
+
+@dataclass(frozen=True)
+class CellsTest:
+    """Whether a lead over every other function holds in all cells of a table, and not in their mean alone."""
+
+    study: str
+    contender: str
+    metric: str
+    """A score of the test part by its bare name, such as ``accuracy``, which all cells have."""
+    margin: float
+    across: tuple[str, ...] = ()
+    """The further cells; those that were run count."""
+
+
+Test = MeanTest | ConfusionTest | SpreadTest | FailureTest | SitesTest | CellsTest
+
+KINDS: Mapping[str, Any] = {
+    "mean": MeanTest,
+    "confusion": ConfusionTest,
+    "spread": SpreadTest,
+    "failure": FailureTest,
+    "sites": SitesTest,
+    "cells": CellsTest,
+}
+"""By what the tests of a claim name as their ``kind``; "mean" where they name none."""
 
 
 @dataclass(frozen=True)
@@ -68,18 +133,12 @@ class Claim:
     experiment: str
     studies: tuple[str, ...] = ()
     """Whose rows speak about it."""
-    tests: tuple[ClaimTest, ...] = ()
-    """One a study, in the order of weight; none where no comparison of rows settles it, as one of the next two then says."""
-    confusions: tuple[ConfusionTest, ...] = ()
+    tests: tuple[Test, ...] = ()
+    """In the order of weight; none where no rows settle it, as one of the next two then says."""
     settled_by: str | None = None
     """The test or the page of this project that settles it, from the root of the repository."""
     not_yet: str | None = None
     """What of it the lab cannot express, and why; or what has to be looked at by hand."""
-
-    @property
-    def test(self) -> ClaimTest | None:
-        """The first of the tests."""
-        return self.tests[0] if self.tests else None
 
 
 @functools.cache
@@ -88,24 +147,23 @@ def _all() -> tuple[Claim, ...]:
 
 
 def _claim(paper: str, values: dict[str, Any]) -> Claim:
-    tests = tuple(_test(test) for test in values.pop("tests", ()))
+    tests = tuple(_test(**test) for test in values.pop("tests", ()))
     studies = tuple(values.pop("studies", ()))
-    confusions = tuple(
-        ConfusionTest(**{**test, "contender": spelled(test["contender"]), "pair": tuple(test["pair"])})
-        for test in values.pop("confusions", ())
-    )
-    return Claim(paper=paper, studies=studies, tests=tests, confusions=confusions, **values)  # type: ignore[arg-type]
+    return Claim(paper=paper, studies=studies, tests=tests, **values)  # type: ignore[arg-type]
 
 
-def _test(values: dict[str, Any]) -> ClaimTest:
-    # In the one spelling that studies have.
-    against = values["against"]
-    if against not in ("best", "all"):
-        against = tuple(spelled(a) for a in ([against] if isinstance(against, str) else against))
-    across = tuple(values.get("across", ()))
-    if across and against == "best":
+def _test(kind: str = "mean", **values: Any) -> Test:
+    if kind not in KINDS:
+        raise unknown("kind of test of a claim", kind, KINDS)
+    against = values.get("against")
+    if values.get("across") and against == "best":
         raise ValueError(f"The claim test {values} is across studies, where 'best' means nothing; expected 'all' or names.")
-    return ClaimTest(**{**values, "contender": spelled(values["contender"]), "against": against, "across": across})
+    # In the one spelling that studies have.
+    if against is not None and against not in ("best", "all"):
+        values["against"] = tuple(spelled(a) for a in ([against] if isinstance(against, str) else against))
+    values |= {name: tuple(values[name]) for name in ("pair", "across") if name in values}
+    test: Test = KINDS[kind](**{**values, "contender": spelled(values["contender"])})
+    return test
 
 
 def claims(paper: str | None = None) -> list[Claim]:

@@ -1,0 +1,371 @@
+"""How a claim gets its word from rows."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pliant.lab import papers
+from pliant.lab.claims import Answer, Known, settle
+from pliant.lab.evidence import Evidence, together
+from pliant.lab.findings import decide
+from pliant.lab.papers.claims import CellsTest, ConfusionTest, FailureTest, MeanTest, SitesTest, SpreadTest
+
+
+def evidence(scores: dict[str, Sequence[float]], tier: str = "full", **columns: dict[str, Sequence[float]]) -> Evidence:
+    """Rows of ten folds with these test accuracies."""
+    rows: list[dict[str, Any]] = []
+    for activation, values in scores.items():
+        for fold, value in enumerate(values):
+            rows.append(
+                {
+                    "activation": activation,
+                    "label": activation,
+                    "repeat": 0,
+                    "fold": fold,
+                    "seed": fold,
+                    "outcome": "done",
+                    "n_train": 9000,
+                    "n_test": 1000,
+                    "test_accuracy": value,
+                    "test_loss": 1 - value + 0.001 * len(activation),
+                    **{name: by[activation][fold] for name, by in columns.items()},
+                }
+            )
+    names = tuple(scores)
+    return Evidence(
+        "s", "s", "S", tier, "store", rows, names, {n: n.upper() for n in names}, names[0], "accuracy", 0.01, "kfold"
+    )  # type: ignore[arg-type]
+
+
+BASE = [0.90, 0.91, 0.90, 0.92, 0.91, 0.90, 0.91, 0.92, 0.90, 0.91]
+NOISE = [0.002, -0.001, 0.001, 0.0, -0.002, 0.001, 0.002, -0.001, 0.0, -0.002]
+
+
+def raised(by: float, noise: float = 1.0) -> list[float]:
+    return [b + by + noise * e for b, e in zip(BASE, NOISE, strict=True)]
+
+
+def claim(against: Any = ("relu",), **changes: Any) -> MeanTest:
+    values = {"study": "s", "contender": "srelu", "metric": "test_accuracy", "direction": "higher", "margin": 0.01}
+    return MeanTest(against=against, **{**values, **changes})
+
+
+@pytest.mark.parametrize(
+    ("by", "noise", "direction", "word", "verdict"),
+    [
+        (0.03, 1, "higher", "SUPPORTED", "BETTER"),
+        (-0.03, 1, "higher", "REFUTED", "WORSE"),
+        (0.0, 0.5, "higher", "REFUTED", "EQUIVALENT"),
+        (0.004, 8, "higher", "UNDECIDED", "CANNOT TELL"),
+        (-0.03, 1, "lower", "SUPPORTED", "BETTER"),
+        (0.03, 1, "lower", "REFUTED", "WORSE"),
+    ],
+)
+def test_the_word_follows_from_the_verdict(by: float, noise: float, direction: str, word: str, verdict: str) -> None:
+    found = decide(claim(direction=direction), evidence({"relu": BASE, "srelu": raised(by, noise)}))
+    assert (found.word, found.verdict, found.n) == (word, verdict, 10)
+    assert found.label == word
+    assert found.difference == pytest.approx(by, abs=1e-12)
+    assert found.low < found.difference < found.high
+
+
+def test_equal_supports_as_good_as_and_refutes_better_than() -> None:
+    same = evidence({"relu": BASE, "srelu": raised(0.0, 0.5)})
+    assert decide(claim(), same).word == "REFUTED"
+    assert decide(claim(equal=True), same).word == "SUPPORTED"
+    # Shown to be lower, and by less than what matters.
+    little = evidence({"relu": BASE, "srelu": raised(-0.003, 0.3)})
+    assert decide(claim(), little).word == "REFUTED"
+    assert decide(claim(equal=True), little).word == "SUPPORTED"
+    assert decide(claim(equal=True), evidence({"relu": BASE, "srelu": raised(-0.05)})).word == "REFUTED"
+
+
+def test_the_best_must_beat_each_of_the_others() -> None:
+    three = {"relu": BASE, "elu": raised(0.01), "srelu": raised(0.03)}
+    found = decide(claim("best"), evidence(three))
+    assert (found.word, found.rival) == ("SUPPORTED", "elu")
+    assert "SRELU minus ELU" in found.sentence
+    behind = decide(claim("best"), evidence({**three, "elu": raised(0.06)}))
+    assert (behind.word, behind.rival) == ("REFUTED", "elu")
+    open_ = decide(claim("best"), evidence({**three, "elu": raised(0.025, 10)}))
+    assert (open_.word, open_.rival) == ("UNDECIDED", "elu")
+    # Another setting of the same function is no rival.
+    variant = evidence({**three, "srelu[beta=1]": raised(0.08)})
+    assert decide(claim("best"), variant).word == "SUPPORTED"
+    # Unless the claim is about settings.
+    found = decide(claim("all"), variant)
+    assert (found.word, found.rival) == ("REFUTED", "srelu[beta=1]")
+
+
+def test_a_claim_about_some_is_not_refuted_by_another() -> None:
+    given = evidence({"relu": BASE, "gelu": raised(0.01), "srelu": raised(0.03), "swish": raised(0.06)})
+    assert decide(claim("best"), given).rival == "swish"
+    found = decide(claim(("relu", "gelu")), given)
+    assert (found.word, found.rival) == ("SUPPORTED", "gelu")
+    # A tier may lack some of them.
+    assert decide(claim(("relu", "elu")), given).word == "SUPPORTED"
+    assert decide(claim(("elu", "mish")), given) is None
+
+
+def test_studies_are_compared_with_each_other_trial_by_trial() -> None:
+    sgd = evidence({"relu": BASE, "arelu": raised(0.03)})
+    adam = evidence({"relu": raised(0.01), "arelu": raised(0.05)})
+    parts = {"sgd": dataclasses.replace(sgd, name="sgd"), "adam": dataclasses.replace(adam, name="adam")}
+
+    class Held(Known):
+        def best(self, name: str, tier: Any = None) -> Evidence | None:
+            return parts.get(f"{name} {tier}", parts.get(name))
+
+    def told(**changes: Any) -> Answer:
+        test = claim(**{"study": "sgd", "contender": "arelu", "across": ("adam",), "against": "all", **changes})
+        return settle(dataclasses.replace(papers.claims("aaf")[0], studies=("sgd", "adam"), tests=(test,)), Held(None))
+
+    (found,) = told().findings
+    assert (found.word, found.rival, found.n) == ("REFUTED", "arelu @ adam", 10)
+    assert found.sentence.startswith("ARELU @ sgd minus ARELU @ adam, test_accuracy: -2.00 points")
+    # Named activations are those of the other studies.
+    (found,) = told(against=("relu",)).findings
+    assert (found.word, found.rival) == ("SUPPORTED", "relu @ adam")
+    # A study that has no result, or one of another size, cannot be compared with.
+    lite = dataclasses.replace(parts["adam"], tier="lite")
+    parts["adam"] = lite
+    assert told().state == "not run"
+    # But where all were run at a smaller size as well, that counts.
+    parts |= {"sgd lite": dataclasses.replace(parts["sgd"], tier="lite"), "adam full": None}
+    assert told().findings[0].tier == "lite"
+    del parts["adam"]
+    assert told().state == "not run"
+
+
+def test_a_score_on_one_test_part_is_not_judged_by_seeds_alone() -> None:
+    given = evidence({"relu": BASE, "srelu": raised(0.03)})
+    fixed = dataclasses.replace(given, design="official", examples=None)
+    found = decide(claim(), fixed)
+    assert (found.word, found.n) == ("UNDECIDED", 0)
+    assert found.sentence == "the rows of s alone say nothing of test_accuracy."
+    # What is no score is a matter of the trainings.
+    times = {"relu": [1.0 + 0.01 * i for i in range(10)], "srelu": [1.3 + 0.012 * i for i in range(10)]}
+    timed = dataclasses.replace(evidence({"relu": BASE, "srelu": BASE}, seconds_per_epoch=times), design="official")
+    assert decide(claim(metric="seconds_per_epoch", direction="lower", margin=0.0), timed).word == "REFUTED"
+
+
+def test_across_studies_the_test_examples_are_known_of_each() -> None:
+    seen: list[tuple[str, object]] = []
+
+    def of(name: str) -> Evidence:
+        given = evidence({"relu": BASE[:3], "arelu": BASE[:3]})
+        rows = [{**row, "key": f"{name}{i}"} for i, row in enumerate(given.rows)]
+        return dataclasses.replace(given, name=name, rows=rows, examples=lambda row, _: seen.append((name, row["key"])))
+
+    one, two = of("one"), of("two")
+    joined = together([one, two])
+    assert joined.examples is not None
+    for row in joined.rows:
+        joined.examples(row, "accuracy")
+    assert seen == [("one", f"one{i}") for i in range(6)] + [("two", f"two{i}") for i in range(6)]
+    assert together([one, dataclasses.replace(two, examples=None)]).examples is None
+    assert joined.labels["arelu @ two"] == "ARELU @ two"
+
+
+@pytest.mark.parametrize(
+    ("mistakes", "word", "rival"),
+    [
+        ({("3", "8"): 90, ("8", "3"): 60, ("4", "9"): 30, ("9", "4"): 20}, "SUPPORTED", "'4' and '9'"),
+        ({("3", "8"): 60, ("4", "9"): 55, ("9", "4"): 1}, "UNDECIDED", "'4' and '9'"),
+        ({("3", "8"): 20, ("4", "9"): 100, ("9", "4"): 60, ("3", "9"): 2}, "REFUTED", "'4' and '9'"),
+        # Ahead, but found by looking at three others: not by enough.
+        ({("3", "8"): 40, ("4", "9"): 100, ("3", "9"): 2, ("4", "8"): 1}, "UNDECIDED", "'4' and '9'"),
+    ],
+)
+def test_which_classes_are_mistaken_most(mistakes: dict[tuple[str, str], int], word: str, rival: str) -> None:
+    classes = ("3", "4", "8", "9")
+    cells = {(a, b): mistakes.get((a, b), 0 if a != b else 900) for a in classes for b in classes}
+    given = dataclasses.replace(evidence({"relu": BASE[:5], "srelu": BASE[:5]}), confusions=lambda: {"srelu": cells})
+    found = decide(ConfusionTest("s", "srelu", ("3", "8")), given)
+    assert (found.word, found.rival, found.n) == (word, rival, 5)
+    mine = mistakes[("3", "8")] + mistakes.get(("8", "3"), 0)
+    assert f"SRELU mistakes '3' and '8' for each other {mine / 5:.1f} times a trial and '4' and '9'" in found.sentence
+    # Without the matrices nothing is said.
+    for nothing in (evidence({"relu": BASE, "srelu": BASE}), dataclasses.replace(given, confusions=lambda: {"relu": cells})):
+        unknown = decide(ConfusionTest("s", "srelu", ("3", "8")), nothing)
+        assert (unknown.word, unknown.rival) == ("UNDECIDED", "")
+        assert "are not known of s" in unknown.sentence
+
+
+@pytest.mark.parametrize(
+    ("by", "noise", "word", "verdict"),
+    [
+        (0.0, 0.2, "SUPPORTED", "EQUIVALENT"),
+        (0.05, 1.0, "REFUTED", "BETTER"),
+        (-0.05, 1.0, "REFUTED", "WORSE"),
+        (0.0, 12.0, "UNDECIDED", "CANNOT TELL"),
+    ],
+)
+def test_that_settings_are_free_is_that_all_are_equal(by: float, noise: float, word: str, verdict: str) -> None:
+    given = evidence({"srelu": raised(by, noise), "relu": BASE, "gelu": raised(0.0, 0.1)})
+    found = decide(claim(against=("relu", "gelu"), direction="same"), given)
+    assert (found.word, found.verdict) == (word, verdict)
+    assert decide(claim(against=("elu",), direction="same"), given) is None
+
+
+WIDE = [0.2, 0.9, 0.4, 0.8, 0.1, 0.7, 0.3, 0.95, 0.5, 0.6]
+NARROW = [0.50, 0.51, 0.50, 0.49, 0.50, 0.52, 0.50, 0.49, 0.51, 0.50]
+
+
+@pytest.mark.parametrize(
+    ("scores", "word", "rival"),
+    [
+        ({"srelu": NARROW, "relu": WIDE, "gelu": WIDE[::-1]}, "SUPPORTED", ""),
+        ({"srelu": WIDE, "relu": NARROW, "gelu": WIDE[::-1]}, "REFUTED", "relu"),
+        # As steady as one of them: not steadier than all.
+        ({"srelu": NARROW, "relu": WIDE, "gelu": NARROW[::-1]}, "UNDECIDED", "gelu"),
+        ({"srelu": NARROW[:3], "relu": WIDE[:3]}, "UNDECIDED", ""),
+    ],
+)
+def test_which_varies_less_from_fold_to_fold(scores: dict[str, list[float]], word: str, rival: str) -> None:
+    found = decide(SpreadTest("s", "srelu", "best", "test_accuracy"), evidence(scores))
+    assert found.word == word
+    assert rival in ("", found.rival)
+    if len(scores["srelu"]) > 3:
+        assert found.n == 10
+        sds = [statistics.stdev(scores["srelu"]), statistics.stdev(scores[found.rival])]
+        assert f"SRELU {sds[0]:.3g}, {found.rival.upper()} {sds[1]:.3g}, p = " in found.sentence
+    else:
+        assert "fewer than 4 pairs" in found.sentence
+
+
+def test_the_chance_of_unequal_spreads_is_kept() -> None:
+    """Of pairs that vary alike, 5 % or fewer are told apart."""
+    generator = np.random.default_rng(0)
+    told = 0
+    for _ in range(400):
+        one, other = generator.multivariate_normal([0, 0], [[1, 0.6], [0.6, 1]], 8).T
+        found = decide(SpreadTest("s", "srelu", ("relu",), "test_accuracy"), evidence({"srelu": one, "relu": other}))
+        told += found.word != "UNDECIDED"
+    assert told / 400 == pytest.approx(0.05, abs=0.03)
+
+
+def test_an_activation_that_is_not_there_has_no_spread() -> None:
+    given = evidence({"relu": BASE})
+    for test in (SpreadTest("s", "srelu", "best", "test_accuracy"), FailureTest("s", "srelu")):
+        assert decide(test, given) is None
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "diverged", "word"),
+    [
+        ([0.10, 0.101, 0.099, 0.1, 0.1], 0, "SUPPORTED"),
+        ([0.9, 0.8, 0.1, 0.1, 0.1], 3, "SUPPORTED"),
+        ([0.9, 0.8, 0.7, 0.6, 0.5], 0, "REFUTED"),
+        ([0.9, 0.8, 0.7, 0.1, 0.1], 0, "UNDECIDED"),
+        # A little better than chance, of 9,000 examples, is better than chance.
+        ([0.11, 0.11, 0.11, 0.11, 0.11], 0, "REFUTED"),
+    ],
+)
+def test_most_trainings_fail_or_do_not(accuracies: list[float], diverged: int, word: str) -> None:
+    given = evidence({"pelu": BASE[:5]}, train_accuracy_last={"pelu": accuracies})
+    rows = [{**row, "outcome": "diverged" if row["fold"] < diverged else "done"} for row in given.rows]
+    found = decide(FailureTest("s", "pelu"), dataclasses.replace(given, rows=rows, classes=10))
+    assert (found.word, found.n) == (word, 5)
+    assert f"of 5 trainings {diverged} diverged" in found.sentence
+    missing = [{**row, "outcome": "missing"} for row in rows]
+    assert decide(FailureTest("s", "pelu"), dataclasses.replace(given, rows=missing, classes=10)) is None
+
+
+def trained(slopes: Sequence[Sequence[float]]) -> Evidence:
+    """AReLU with these slopes on the negative side, a row a training, a column a site."""
+    trials = [{f"act{i}": {"a": 1.0, "b": b, "c": 0.0, "d": 0.0} for i, b in enumerate(row)} for row in slopes]
+    return dataclasses.replace(evidence({"relu": BASE, "arelu": BASE}), learned=lambda: {"arelu": trials})
+
+
+def test_sites_learn_different_functions_or_do_not() -> None:
+    test = SitesTest("s", "arelu", 0.05)
+    steady = decide(test, trained([[0.0, 0.2, 0.4, 0.6], [0.01, 0.19, 0.42, 0.6], [0.02, 0.2, 0.4, 0.63]]))
+    assert (steady.word, steady.n) == ("SUPPORTED", 3)
+    # The curves of slopes 0 and 0.6 differ by 0.6 |x| on half of -3 ... 3, whose mean square is 0.36 * 3 / 2.
+    assert steady.difference == pytest.approx(0.62 * math.sqrt(1.5), rel=0.02)
+    assert "intraclass correlation 0.99" in steady.sentence or "intraclass correlation 1.00" in steady.sentence
+    # As far apart, but each time otherwise: that is the seed's doing.
+    seeds = decide(test, trained([[0.0, 0.2, 0.4, 0.6], [0.6, 0.4, 0.2, 0.0], [0.2, 0.0, 0.6, 0.4]]))
+    assert (seeds.word, seeds.verdict) == ("UNDECIDED", "permutation test")
+    still = decide(test, trained([[0.0, 0.001, 0.002, 0.003]] * 3))
+    assert still.word == "REFUTED"
+    for none in (trained([[0.0, 0.2]]), trained([]), evidence({"arelu": BASE})):
+        assert decide(test, none).sentence.startswith("the learned coefficients of")
+
+
+def test_one_cell_with_a_shown_lag_refutes_a_lead() -> None:
+    test = CellsTest("c0", "arelu", "accuracy", 0.005, ("c1", "c2", "c3", "c4", "c5", "c6", "c7"))
+
+    def cell(i: int, lead: float) -> Evidence:
+        given = evidence({"relu": BASE, "arelu": raised(lead), "prelu": raised(lead / 2), "arelu[released]": raised(0.09)})
+        return dataclasses.replace(given, name=f"c{i}", directory=f"c{i}")
+
+    ahead = [cell(i, 0.01 + 0.002 * i) for i in range(8)]
+    found = decide(test, ahead)
+    assert (found.word, found.verdict, found.n) == ("SUPPORTED", "BETTER", 8)
+    assert "8 better, 0 equal, 0 worse; its mean rank among 3 is 1.00" in found.sentence
+    found = decide(test, [*ahead[:7], cell(7, -0.03)])
+    assert (found.word, found.verdict, found.rival) == ("REFUTED", "WORSE", "relu")
+    assert "is shown behind in c7, one of 8 cells, -3.00 points to RELU" in found.sentence
+    assert decide(test, ahead[:4]).word == "UNDECIDED"
+    equal = [cell(i, 0.0001 * (-1) ** i) for i in range(8)]
+    assert decide(test, equal).word == "REFUTED"
+    # Nothing that all cells have but the contender itself.
+    assert decide(test, [ahead[0], dataclasses.replace(ahead[1], activations=("arelu",))]) is None
+
+
+def test_cells_of_one_size_are_put_together() -> None:
+    parts: dict[str, Evidence | None] = {}
+
+    class Held(Known):
+        def best(self, name: str, tier: str | None = None) -> Evidence | None:
+            return parts.get(f"{name} {tier}")
+
+    def at(name: str, tier: str) -> Evidence:
+        return dataclasses.replace(evidence({"relu": BASE, "arelu": raised(0.03)}, tier), name=name, directory=name)
+
+    test = CellsTest("a", "arelu", "accuracy", 0.005, ("b", "c"))
+    asked = dataclasses.replace(papers.claims("aaf")[0], studies=("a", "b", "c"), tests=(test,))
+    parts |= {"a full": at("a", "full"), "b lite": at("b", "lite"), "c lite": at("c", "lite")}
+    (found,) = settle(asked, Held(None)).findings
+    assert (found.n, found.tier) == (2, "lite")
+    del parts["c lite"]
+    assert settle(asked, Held(None)).findings == ()
+
+
+def test_columns_that_are_no_scores_are_compared_too() -> None:
+    times = {"relu": [1.0 + 0.01 * i for i in range(10)], "srelu": [1.3 + 0.012 * i for i in range(10)]}
+    given = evidence({"relu": BASE, "srelu": BASE}, seconds_per_epoch=times)
+    slower = decide(claim(metric="seconds_per_epoch", direction="lower", margin=0.0), given)
+    assert (slower.word, slower.verdict) == ("REFUTED", "WORSE")
+    assert slower.difference == pytest.approx(0.309)
+    assert decide(claim(metric="seconds_per_epoch", direction="higher", margin=0.0), given).word == "SUPPORTED"
+
+
+def test_counts_that_happen_to_agree_are_no_identity() -> None:
+    gaps = {"relu": [0.02] * 10, "srelu": [0.02] * 10}
+    tied = evidence({"relu": BASE, "srelu": raised(0.01)}, gap=gaps)
+    assert decide(claim(metric="gap", direction="lower"), tied).word == "UNDECIDED"
+    rows = [{**row, "test_loss": 0.5} for row in tied.rows]
+    same = Evidence(**{**vars(tied), "rows": rows})
+    assert decide(claim(metric="gap", direction="lower"), same).word == "REFUTED"
+
+
+def test_what_is_not_in_the_rows_has_no_finding() -> None:
+    assert decide(claim(contender="gelu"), evidence({"relu": BASE, "srelu": BASE})) is None
+    found = decide(claim(metric="gap"), evidence({"relu": BASE, "srelu": BASE}))
+    assert (found.word, found.n) == ("UNDECIDED", 0)
+
+
+def test_a_reduced_tier_is_part_of_the_word() -> None:
+    found = decide(claim(), evidence({"relu": BASE, "srelu": raised(0.03)}, tier="smoke"))
+    assert found.word == "SUPPORTED"
+    assert found.label == "SUPPORTED at the smoke tier only"
