@@ -26,7 +26,7 @@ from pliant.lab import Study, papers, run
 from pliant.lab import study as study_module
 from pliant.lab.datasets import ALL, Data, Detection
 from pliant.lab.metrics import DETECTION
-from pliant.lab.papers.claims import CellsTest, MeanTest, SpreadTest
+from pliant.lab.papers.claims import CellsTest, InteractionTest, MeanTest, SpreadTest
 from pliant.lab.papers.files import expanded, matches, sections
 from pliant.lab.protocol import split
 from pliant.lab.recipe import QUIRKS
@@ -419,6 +419,13 @@ def test_every_claim_names_what_is_there(columns: set[str]) -> None:
                 assert set(test.across) <= set(claim.studies) - {test.study}
                 assert all(test.contender in STUDIES[name].activations for name in test.across)
                 assert f"test_{test.metric}" in columns
+            if isinstance(test, InteractionTest):
+                beside = STUDIES[test.beside]
+                assert test.beside in claim.studies
+                assert {test.contender, *test.against} <= {*study.activations} & {*beside.activations}
+                assert len(test.against) == 1
+                assert (study.dataset, study.protocol.seed) == (beside.dataset, beside.protocol.seed)
+                check_column(test.metric, study, columns)
             if not isinstance(test, MeanTest | SpreadTest):
                 continue
             check_column(test.metric, study, columns)

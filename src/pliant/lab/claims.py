@@ -27,7 +27,7 @@ from pliant.lab.datasets.arrays import DataError
 from pliant.lab.evidence import Evidence, Tier, placed, together
 from pliant.lab.findings import Finding, decide
 from pliant.lab.papers import Claim
-from pliant.lab.papers.claims import CellsTest, MeanTest, Test
+from pliant.lab.papers.claims import CellsTest, InteractionTest, MeanTest, Test
 from pliant.lab.result import Result
 from pliant.lab.store import Store
 from pliant.lab.study import Study
@@ -143,6 +143,8 @@ def settle(claim: Claim, known: Known, tier: Tier | None = None) -> Answer:
 
 
 def _studies(test: Test) -> tuple[str, ...]:
+    if isinstance(test, InteractionTest):
+        return test.study, test.beside
     return (test.study, *test.across) if isinstance(test, MeanTest | CellsTest) else (test.study,)
 
 
@@ -159,7 +161,7 @@ def _evidence(test: Test, known: Known, tier: Tier | None) -> Evidence | list[Ev
             if len(parts) > 1:
                 return parts
         elif len(parts) == len(names) and len({part.size for part in parts}) == 1:
-            return together(parts)
+            return together(parts) if isinstance(test, MeanTest) else parts
     return None
 
 

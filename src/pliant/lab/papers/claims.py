@@ -17,6 +17,7 @@ __all__ = [
     "Claim",
     "ConfusionTest",
     "FailureTest",
+    "InteractionTest",
     "MeanTest",
     "SitesTest",
     "SpreadTest",
@@ -107,7 +108,27 @@ class CellsTest:
     """The further cells; those that were run count."""
 
 
-Test = MeanTest | ConfusionTest | SpreadTest | FailureTest | SitesTest | CellsTest
+@dataclass(frozen=True)
+class InteractionTest:
+    """Whether a lead is another one in one study than in a second."""
+
+    study: str
+    beside: str
+    """The second study."""
+    contender: str
+    against: tuple[str, ...]
+    """One spec."""
+    metric: str
+    """A column of the rows."""
+    direction: Literal["larger", "same"]
+    """How the lead in ``study`` must be, seen from the one in ``beside``, for the claim to hold."""
+    margin: float
+    """Leads that differ by no more than this are the same, in units of the metric."""
+    times: float = 1.0
+    """It must be larger than so many times the other: 2 says that more than half of it is gone there."""
+
+
+Test = MeanTest | ConfusionTest | SpreadTest | FailureTest | SitesTest | CellsTest | InteractionTest
 
 KINDS: Mapping[str, Any] = {
     "mean": MeanTest,
@@ -116,6 +137,7 @@ KINDS: Mapping[str, Any] = {
     "failure": FailureTest,
     "sites": SitesTest,
     "cells": CellsTest,
+    "interaction": InteractionTest,
 }
 """By what the tests of a claim name as their ``kind``; "mean" where they name none."""
 
