@@ -273,6 +273,7 @@ def test_a_broken_image_is_named(tmp_path: Path) -> None:
         ({"metric": "accuracy"}, "no use for metric = 'accuracy'"),
         ({"thresholds": [0.5]}, "thresholds"),
         ({"train": {"batch_norm": "recomputed"}}, r"train\.batch_norm"),
+        ({"train": {"label_smoothing": 0.1}}, r"train\.label_smoothing"),
         ({"train": {"augment": {"padding": 4}}}, "padding"),
         ({"train": {"speed": ["compile"]}}, "compile"),
         ({"protocol": {"design": "official", "groups": True}}, "groups"),

@@ -435,9 +435,9 @@ def test_every_claim_names_what_is_there(columns: set[str]) -> None:
             if test.across:
                 others = [STUDIES[name] for name in test.across]
                 assert set(test.across) <= set(claim.studies) - {test.study}
-                assert all((o.dataset, o.protocol, o.model) == (study.dataset, study.protocol, study.model) for o in others), (
-                    "what is compared shares the division of the data and the seeds"
-                )
+                assert all(
+                    (o.dataset, o.protocol, o.model.name) == (study.dataset, study.protocol, study.model.name) for o in others
+                ), "what is compared shares the division of the data and the seeds"
                 assert isinstance(test.against, str) or all(set(test.against) <= {*o.activations} for o in others)
             elif isinstance(test.against, tuple):
                 assert set(test.against) <= {*study.activations} - {test.contender}

@@ -308,6 +308,37 @@ def test_labels_that_count_neither_way_have_no_gradient() -> None:
     assert float(correct(torch.tensor([[1.0, 1.0], [1.0, 1.0], [1.0, 1.0]]), y)) == pytest.approx(2 / 3 * 3)
 
 
+def test_smoothed_labels_by_hand() -> None:
+    (spec,) = plan(study())
+    logits = torch.tensor([[2.0, 0.0, -1.0], [0.0, 1.0, 0.0]])
+    target = torch.tensor([[0.8, 0.1, 0.1], [0.1, 0.8, 0.1]])
+    expected = -(target * logits.log_softmax(1)).sum(1).mean()
+    torch.testing.assert_close(loss_of(logits, torch.tensor([0, 1]), spec, smoothing=0.3), expected)
+    # Of two classes, and of several labels an example, half of the share goes to the other answer.
+    z, y = torch.tensor([2.0, -1.0]), torch.tensor([1, 0])
+    expected = nn.functional.binary_cross_entropy_with_logits(z, torch.tensor([0.85, 0.15]))
+    torch.testing.assert_close(loss_of(z, y, spec, smoothing=0.3), expected)
+    several = torch.tensor([[1, 255], [0, 255]], dtype=torch.uint8)
+    torch.testing.assert_close(loss_of(torch.stack([z, z], 1), several, spec, smoothing=0.3), expected)
+
+
+def test_labels_are_smoothed_in_training_alone(tmp_path: Path) -> None:
+    recipe = {"epochs": 1, "batch_size": 32, "optimizer": {"name": "sgd", "lr": 1e-30}, "train_scores": "evaluated"}
+    plain, smoothed = (
+        run(
+            study(model=lambda activation: nn.Sequential(nn.Flatten(), nn.Linear(64, 3), activation()), train=more),
+            store=tmp_path,
+        )
+        for more in (recipe, {**recipe, "label_smoothing": 0.4})
+    )
+    (one,), (other,) = (r.store.trial(r.rows[0]["key"]).history() for r in (plain, smoothed))
+    assert one["train_loss"] != pytest.approx(other["train_loss"], rel=1e-3)
+    for name in ("validation_loss", "evaluated_train_loss", "train_accuracy"):
+        assert one[name] == pytest.approx(other[name], rel=1e-6)
+    with pytest.raises(StudyError, match="label_smoothing"):
+        study(train={"label_smoothing": 1.0})
+
+
 # --- device and arithmetic --------------------------------------------------------------------------------------------
 
 

@@ -253,6 +253,9 @@ class Train(Frozen):
     augment: Augment = Augment()
     train_scores: Literal["running", "evaluated"] = "running"
     """Each epoch's train loss and accuracy: as they were while weights moved, or also of an evaluation pass afterwards."""
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    """Share of each fitted label that is spread evenly over all classes (Szegedy et al., CVPR 2016). The running train loss is
+    the smoothed one; every other loss is not."""
     batch_norm: Literal["running", "recomputed"] = "running"
     """What batch normalisation is evaluated with: its running averages, or the statistics of the whole fitted part (not
     augmented), recomputed before each evaluation, which costs a forward pass over it. Fair to a scheduled slope in a short

@@ -519,9 +519,9 @@ class _Stack:
             x = layer(x, sizes)
         return x.reshape(index.numel(), -1)
 
-    def _losses(self, logits: Tensor, y: Tensor, batch: _Batch) -> tuple[Tensor, Tensor]:
+    def _losses(self, logits: Tensor, y: Tensor, batch: _Batch, smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
         """Mean loss and number of right answers of each lane, shape (L,)."""
-        losses = loss_of(logits, y, self.spec, "none").view(batch.index.shape)
+        losses = loss_of(logits, y, self.spec, "none", smoothing=smoothing).view(batch.index.shape)
         right = hits(logits.detach(), y).view(batch.index.shape)
         if batch.weight is not None:
             # Not multiplied: what fills a lane up may be infinite where the lane itself is not.
@@ -541,7 +541,8 @@ class _Stack:
         parts = [batches(order, recipe.batch_size, recipe.drop_last) for order in orders]
         for slices in zip(*parts, strict=True):
             batch = self._together([order[part] for order, part in zip(orders, slices, strict=True)])
-            losses, found = self._losses(self._logits(batch.index, batch.sizes), self.examples.y[batch.index.flatten()], batch)
+            logits, y = self._logits(batch.index, batch.sizes), self.examples.y[batch.index.flatten()]
+            losses, found = self._losses(logits, y, batch, recipe.label_smoothing)
             self.optimizer.zero_grad(set_to_none=True)
             losses.sum().backward()  # type: ignore[no-untyped-call]
             self.optimizer.step()

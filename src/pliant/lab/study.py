@@ -88,7 +88,7 @@ class Component(Frozen):
 
 _LATER = (
     *("share", "train.augment.scale", "train.augment.photometric", "train.world_size", "train.sync_batch_norm"),
-    "train.batch_norm",
+    *("train.batch_norm", "train.label_smoothing"),
 )
 """Fields of a trial that came after results were kept: at their defaults they change nothing, the key included."""
 
@@ -762,6 +762,7 @@ def _check_task(study: Study, detects: bool) -> None:
         "train.augment.padding": train.augment.padding > 0,
         "train.train_scores": train.train_scores != "running",
         "train.batch_norm": train.batch_norm != "running",
+        "train.label_smoothing": train.label_smoothing > 0,
         "protocol.groups": p.groups,
         "protocol.normalise": p.standardise is not None or p.normalise is not None,
     }

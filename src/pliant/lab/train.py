@@ -341,22 +341,31 @@ def _compiled(network: nn.Module, recipe: Train) -> Callable[[Tensor], Tensor]:
     return forward
 
 
-def loss_of(logits: Tensor, y: Tensor, spec: TrialSpec, reduction: Literal["mean", "none"] = "mean") -> Tensor:
+def loss_of(
+    logits: Tensor, y: Tensor, spec: TrialSpec, reduction: Literal["mean", "none"] = "mean", *, smoothing: float = 0.0
+) -> Tensor:
     """Mean cross-entropy in nats, a 0-dim tensor; or of each example, shape (n,), which several labels an example do not have.
 
     Args:
         logits: shape (n, C), or n numbers for two classes.
         y: int64, shape (n,); or uint8, shape (n, C), where 255 counts neither way and the mean is over the labels that count.
+        smoothing: see ``train.label_smoothing``; of a label that is 0 or 1, half of it goes to the other.
     """
     if y.ndim == 2:
         counted = y != 255
-        each = nn.functional.binary_cross_entropy_with_logits(logits, (y == 1).to(logits.dtype), reduction="none")
-        return torch.where(counted, each, 0.0).sum() / counted.sum()
+        return torch.where(counted, _yes_or_no(logits, y == 1, "none", smoothing), 0.0).sum() / counted.sum()
     if logits.numel() == len(y):
-        return nn.functional.binary_cross_entropy_with_logits(logits.flatten(), y.to(logits.dtype), reduction=reduction)
+        return _yes_or_no(logits.flatten(), y, reduction, smoothing)
     if "double_softmax" in spec.quirks:
         logits = logits.softmax(1)
-    return nn.functional.cross_entropy(logits, y, reduction=reduction)
+    return nn.functional.cross_entropy(logits, y, reduction=reduction, label_smoothing=smoothing)
+
+
+def _yes_or_no(logits: Tensor, y: Tensor, reduction: Literal["mean", "none"], smoothing: float) -> Tensor:
+    target = y.to(logits.dtype)
+    if smoothing:
+        target = target * (1 - smoothing) + smoothing / 2
+    return nn.functional.binary_cross_entropy_with_logits(logits, target, reduction=reduction)
 
 
 def correct(logits: Tensor, y: Tensor) -> Tensor:
@@ -418,7 +427,8 @@ def run_epoch(
         # A loss is summed in full precision, whatever computed the logits.
         logits = logits.float() if logits.dtype == torch.bfloat16 else logits
         if ranks.size == 1:
-            loss, hit = loss_of(logits, target, spec), correct(logits.detach(), target)
+            loss = loss_of(logits, target, spec, smoothing=recipe.label_smoothing)
+            hit = correct(logits.detach(), target)
         else:
             logits = logits[own]
             loss, hit = _summand(logits, target[own], examples.y[order[part]], spec)
@@ -448,13 +458,14 @@ def _summand(logits: Tensor, y: Tensor, whole: Tensor, spec: TrialSpec) -> tuple
     """
     if y.ndim == 2:
         counted, all_counted = y != 255, (whole != 255).sum()
-        each = nn.functional.binary_cross_entropy_with_logits(logits, (y == 1).to(logits.dtype), reduction="none")
+        each = _yes_or_no(logits, y == 1, "none", spec.train.label_smoothing)
         hit = (((logits.detach() > 0) == (y == 1)) & counted).sum() / all_counted * len(whole)
         return torch.where(counted, each, 0.0).sum() / all_counted, hit
     if not len(y):
         # With nothing to add it still has to take part, or the others would wait for its gradients.
         return logits.sum() * 0.0, y.new_zeros(())
-    return loss_of(logits, y, spec) * (len(y) / len(whole)), correct(logits.detach(), y)
+    loss = loss_of(logits, y, spec, smoothing=spec.train.label_smoothing)
+    return loss * (len(y) / len(whole)), correct(logits.detach(), y)
 
 
 # --- evaluation -------------------------------------------------------------------------------------------------------

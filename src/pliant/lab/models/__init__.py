@@ -21,6 +21,7 @@ from pliant.lab.models.cnn import cnn
 from pliant.lab.models.densenet import densenet
 from pliant.lab.models.ffnn import ffnn
 from pliant.lab.models.googlenet import googlenet
+from pliant.lab.models.plain import plain
 from pliant.lab.models.resnet34 import resnet34
 from pliant.lab.models.resnet50 import resnet50
 from pliant.lab.models.vgg_v_guess import vgg_v_guess
@@ -32,6 +33,7 @@ ALL: dict[str, Callable[..., nn.Module]] = {
     "densenet": densenet,
     "ffnn": ffnn,
     "googlenet": googlenet,
+    "plain": plain,
     "resnet34": resnet34,
     "resnet50": resnet50,
     "vgg_v_guess": vgg_v_guess,
@@ -47,6 +49,7 @@ FIRST_USE: dict[str, tuple[tuple[int, ...], int]] = {
     "densenet": ((3, 32, 32), 10),
     "ffnn": ((1, 28, 28), 10),
     "googlenet": ((3, 32, 32), 10),
+    "plain": ((3, 32, 32), 10),
     "resnet34": ((3, 32, 32), 100),
     "resnet50": ((3, 32, 32), 10),
     "vgg_v_guess": ((3, 32, 32), 100),
@@ -84,6 +87,7 @@ __all__ = [
     "ffnn",
     "find",
     "googlenet",
+    "plain",
     "resnet34",
     "resnet50",
     "version",

@@ -19,6 +19,8 @@ def resnet34(
     outputs: int,
     shared: bool = False,
     small_stem: bool = False,
+    branch_scale: float = 1.0,
+    logit_scale: float = 1.0,
 ) -> nn.Module:
     """ResNet-34 of DSReLU, which is torchvision's, for images and for signals laid out as images of height 1.
 
@@ -31,6 +33,8 @@ def resnet34(
         shared: one activation object for both sites of a block, as released. It matters for learned coefficients alone.
         small_stem: a 3x3 convolution with stride 1 and no pool in place of the 7x7 and its pool. Usual for small images, but
             **not the paper's**; results with it are no reproduction.
+        branch_scale, logit_scale: what each block's branch is multiplied with before it is added, and the outputs. Ablations:
+            they scale as DSReLU's slope does, with another activation.
 
     Source: the DSReLU paper and its release. 21,335,972 parameters for 3 channels and 100 classes, 21,280,965 for 1 channel and
     5. Weights of convolutions: normal with variance 2 / (k^2 C_out); the output has torch's default start, and batch
@@ -49,12 +53,14 @@ def resnet34(
         for i in range(count):
             first = activation()
             second = first if shared else activation()
-            blocks.append(BasicBlock(first, second, channels, out, stride if i == 0 else 1))
+            blocks.append(BasicBlock(first, second, channels, out, stride if i == 0 else 1, branch_scale))
             channels = out
         net.add_module(f"layer{stage}", blocks)
     net.add_module("avgpool", nn.AdaptiveAvgPool2d(1))
     net.add_module("flatten", nn.Flatten())
     net.add_module("fc", nn.Linear(channels, outputs))
+    if logit_scale != 1:
+        net.add_module("scale", Scale(logit_scale))
     return net
 
 
@@ -65,11 +71,30 @@ def convolution(channels: int, out: int, kernel: int, stride: int = 1) -> nn.Con
     return layer
 
 
+class Scale(nn.Module):
+    """Multiplies by a fixed number."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def extra_repr(self) -> str:
+        """The factor."""
+        return f"{self.factor:g}"
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``factor * x``."""
+        return self.factor * x
+
+
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions, the first with the stride, then the shortcut is added."""
 
-    def __init__(self, first: nn.Module, second: nn.Module, channels: int, out: int, stride: int) -> None:
+    def __init__(
+        self, first: nn.Module, second: nn.Module, channels: int, out: int, stride: int, branch_scale: float = 1.0
+    ) -> None:
         super().__init__()
+        self.branch_scale = branch_scale
         self.conv1, self.bn1, self.act1 = convolution(channels, out, 3, stride), nn.BatchNorm2d(out), first
         self.conv2, self.bn2, self.act2 = convolution(out, out, 3), nn.BatchNorm2d(out), second
         self.downsample = nn.Sequential()
@@ -79,4 +104,6 @@ class BasicBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, out, ceil(H / stride), ceil(W / stride))."""
         y = self.bn2(self.conv2(self.act1(self.bn1(self.conv1(x)))))
+        if self.branch_scale != 1:
+            y = self.branch_scale * y
         return self.act2(y + self.downsample(x))  # type: ignore[no-any-return]
