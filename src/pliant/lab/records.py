@@ -68,7 +68,7 @@ FIGURES: Final = (
     "gap",
     "times",
 )
-COURSES: Final = ("curves", "coefficients", "layers", "increments", "single_weights", "confusions")
+COURSES: Final = ("curves", "coefficients", "increments", "single_weights", "confusions")
 
 
 class RecordError(PliantError):
