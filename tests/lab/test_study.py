@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import itertools
 import json
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from torch import nn
 
 from pliant import AReLU, UnknownNameError
-from pliant.lab import Component, Study, papers
+from pliant.lab import Component, Study, models, papers
 from pliant.lab.network import ModelError
 from pliant.lab.study import StudyError, TrialSpec, plan
 
@@ -157,6 +158,33 @@ def test_mistakes_are_named(small: Study, given: dict[str, object], expected: st
 def test_a_key_named_as_the_first_parameter_of_a_method_is_unknown_like_any_other(small: Study) -> None:
     with pytest.raises(StudyError, match="has no key 'self'"):
         Study(**{**small.model_dump(), "self": 1})
+
+
+KEPT = {
+    "alexnet": "0c0255a24d6d038c",
+    "cnn": "0f8d5aec2df639d0",
+    "densenet": "d80210849f0bfaac",
+    "ffnn": "e8a2300d4ba49a47",
+    "googlenet": "e189af28faebc56c",
+    "resnet34": "307c6701d478d6ff",
+    "resnet50": "e4c7a5d25b092e6b",
+    "vgg_v_guess": "0978106c85ac2ddb",
+    "vggnet": "688e947650c5d51a",
+}
+"""Of trials of each network, computed before it had the options that it has now."""
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_options_that_came_later_leave_old_trials_their_names(name: str) -> None:
+    plain = Study(name="c", dataset="digits", model=name, activations=["relu"])
+    assert plan(plain)[0].key[:16] == KEPT[name]
+    for option in models.LATER.get(name, ()):
+        default = inspect.signature(models.ALL[name]).parameters[option].default
+        written = Study(name="c", dataset="digits", model={"name": name, "options": {option: default}}, activations=["relu"])
+        changed = Study(
+            name="c", dataset="digits", model={"name": name, "options": {option: default / 2}}, activations=["relu"]
+        )
+        assert plan(written)[0].key == plan(plain)[0].key != plan(changed)[0].key
 
 
 def test_missing_keys_are_named() -> None:

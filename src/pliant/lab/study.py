@@ -710,7 +710,11 @@ def _network(study: Study, versions: dict[str, int]) -> tuple[Component, dict[st
         given = _with_dropout(study.model, function)
         defaults = _check_options("model", given, function)
         # With the defaults filled in, a default that is written out is no other trial.
-        return Component(name=study.model.name, options={**defaults, **given.options}), sources
+        options = {**defaults, **given.options}
+        for name in models.LATER.get(study.model.name, ()):
+            if options[name] == defaults[name]:
+                del options[name]
+        return Component(name=study.model.name, options=options), sources
     data = data_of(study.dataset, custom)
     assert isinstance(data, Data)
     example = torch.tensor(data.x[:2], dtype=torch.get_default_dtype())

@@ -43,6 +43,9 @@ ALL: dict[str, Callable[..., nn.Module]] = {
 VERSIONS = dict.fromkeys(ALL, 1) | {}
 """Bumped by hand, on the right, when a change alters the numbers that a network gives; part of a trial's identity."""
 
+LATER: dict[str, tuple[str, ...]] = {"resnet34": ("branch_scale", "logit_scale")}
+"""Options that came after results were kept: at their defaults they are no part of a trial's identity."""
+
 FIRST_USE: dict[str, tuple[tuple[int, ...], int]] = {
     "alexnet": ((3, 32, 32), 10),
     "cnn": ((1, 28, 28), 10),
@@ -79,6 +82,7 @@ def version(name: str) -> int:
 __all__ = [
     "ALL",
     "FIRST_USE",
+    "LATER",
     "VERSIONS",
     "alexnet",
     "cnn",
