@@ -351,7 +351,7 @@ def claim_rows(paper: str, known_: Known) -> list[list[str]]:
                 for f in answer.findings
             ]
             if len(told) < answer.tests:
-                lacking = f"{answer.tests - len(told)} of its {answer.tests} comparisons were not run"
+                lacking = f"{answer.tests - len(told)} of its {answer.tests} comparisons were not run, or not at one size"
                 told.append(f"{lacking}; next `{answer.command}`, {answer.trials:,} trials")
             ours = "; ".join(told)
         elif answer.state == "settled":

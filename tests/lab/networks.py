@@ -16,6 +16,10 @@ def normed(activation: Callable[[], nn.Module]) -> nn.Module:
     return nn.Sequential(nn.BatchNorm1d(30), *tiny(activation))
 
 
+def unkept(activation: Callable[[], nn.Module]) -> nn.Module:
+    return nn.Sequential(nn.BatchNorm1d(30, track_running_stats=False), *tiny(activation))
+
+
 def two_logits(activation: Callable[[], nn.Module], *, input_shape: tuple[int, ...], outputs: int) -> nn.Module:
     assert outputs == 1
     return nn.Sequential(nn.Linear(*input_shape, 8), activation(), nn.Linear(8, 2))

@@ -118,5 +118,8 @@ def test_what_has_no_batch_normalisation_cannot_recompute(tmp_path: Path) -> Non
     flat = Study(name="x", dataset="wdbc", model="ffnn", activations=["relu"]).override(RECOMPUTED)
     with pytest.raises(StudyError, match="batch_norm = 'recomputed' needs batch normalisation, and ffnn has none; leave it"):
         run(flat, store=tmp_path)
+    unkept = Study(name="x", dataset="wdbc", model=networks.unkept, activations=["relu"]).override(RECOMPUTED)
+    with pytest.raises(StudyError, match="needs batch normalisation that keeps averages"):
+        run(unkept, store=tmp_path)
     with pytest.raises(StudyError, match="uses no averages"):
         plan(study(quirks=["batch_statistics_at_test"]).override(RECOMPUTED))

@@ -206,6 +206,8 @@ def test_which_classes_are_mistaken_most(mistakes: dict[tuple[str, str], int], w
         (0.05, 1.0, "REFUTED", "BETTER"),
         (-0.05, 1.0, "REFUTED", "WORSE"),
         (0.0, 12.0, "UNDECIDED", "CANNOT TELL"),
+        # Surely better, and not surely by more than the margin, nor by less.
+        (0.009, 1.0, "UNDECIDED", "CANNOT TELL"),
     ],
 )
 def test_that_settings_are_free_is_that_all_are_equal(by: float, noise: float, word: str, verdict: str) -> None:
@@ -252,6 +254,14 @@ def test_the_chance_of_unequal_spreads_is_kept() -> None:
     assert told / 400 == pytest.approx(0.05, abs=0.03)
 
 
+def test_what_diverged_is_not_steady() -> None:
+    given = evidence({"srelu": [0.1] * 10, "relu": WIDE})
+    assert decide(SpreadTest("s", "srelu", "best", "test_accuracy"), given).word == "UNDECIDED"
+    rows = [{**row, "outcome": "diverged"} if row["activation"] == "srelu" else row for row in given.rows]
+    found = decide(SpreadTest("s", "srelu", "best", "test_accuracy"), dataclasses.replace(given, rows=rows))
+    assert (found.word, found.sentence[:18]) == ("UNDECIDED", "trainings diverged")
+
+
 def test_an_activation_that_is_not_there_has_no_spread() -> None:
     given = evidence({"relu": BASE})
     for test in (SpreadTest("s", "srelu", "best", "test_accuracy"), FailureTest("s", "srelu")):
@@ -295,31 +305,68 @@ def test_sites_learn_different_functions_or_do_not() -> None:
     # As far apart, but each time otherwise: that is the seed's doing.
     seeds = decide(test, trained([[0.0, 0.2, 0.4, 0.6], [0.6, 0.4, 0.2, 0.0], [0.2, 0.0, 0.6, 0.4]]))
     assert (seeds.word, seeds.verdict) == ("UNDECIDED", "permutation test")
+    # One odd training is not what sites have in common.
+    odd = decide(test, trained([[0.001 * i, 0.005 + 0.001 * i, 0.01] for i in range(9)] + [[0.0, 0.005, 0.1]]))
+    assert odd.word == "UNDECIDED"
     still = decide(test, trained([[0.0, 0.001, 0.002, 0.003]] * 3))
     assert still.word == "REFUTED"
     for none in (trained([[0.0, 0.2]]), trained([]), evidence({"arelu": BASE})):
         assert decide(test, none).sentence.startswith("the learned coefficients of")
 
 
+def cell(i: int, lead: float, **more: Sequence[float]) -> Evidence:
+    given = evidence({"relu": BASE, "arelu": raised(lead), "prelu": raised(lead / 2), "arelu[released]": raised(0.09), **more})
+    return dataclasses.replace(given, name=f"c{i}", directory=f"c{i}")
+
+
+CELLS = CellsTest("c0", "arelu", "accuracy", 0.005, ("c1", "c2", "c3", "c4", "c5", "c6", "c7"))
+
+
 def test_one_cell_with_a_shown_lag_refutes_a_lead() -> None:
-    test = CellsTest("c0", "arelu", "accuracy", 0.005, ("c1", "c2", "c3", "c4", "c5", "c6", "c7"))
-
-    def cell(i: int, lead: float) -> Evidence:
-        given = evidence({"relu": BASE, "arelu": raised(lead), "prelu": raised(lead / 2), "arelu[released]": raised(0.09)})
-        return dataclasses.replace(given, name=f"c{i}", directory=f"c{i}")
-
     ahead = [cell(i, 0.01 + 0.002 * i) for i in range(8)]
-    found = decide(test, ahead)
+    found = decide(CELLS, ahead)
     assert (found.word, found.verdict, found.n) == ("SUPPORTED", "BETTER", 8)
-    assert "8 better, 0 equal, 0 worse; its mean rank among 3 is 1.00" in found.sentence
-    found = decide(test, [*ahead[:7], cell(7, -0.03)])
+    assert "behind no function in any of 8 cells" in found.sentence
+    assert "of 2 that all have: 8 better, 0 equal, 0 worse" in found.sentence
+    found = decide(CELLS, [*ahead[:7], cell(7, -0.03)])
     assert (found.word, found.verdict, found.rival) == ("REFUTED", "WORSE", "relu")
-    assert "is shown behind in c7, one of 8 cells, -3.00 points to RELU" in found.sentence
-    assert decide(test, ahead[:4]).word == "UNDECIDED"
+    assert "one of 8 cells, c7, shows it behind: ARELU minus RELU, test_accuracy: -3.00 points" in found.sentence
+    assert decide(CELLS, ahead[:4]).word == "UNDECIDED"
     equal = [cell(i, 0.0001 * (-1) ** i) for i in range(8)]
-    assert decide(test, equal).word == "REFUTED"
-    # Nothing that all cells have but the contender itself.
-    assert decide(test, [ahead[0], dataclasses.replace(ahead[1], activations=("arelu",))]) is None
+    assert decide(CELLS, equal).word == "REFUTED"
+
+
+def test_a_function_of_one_cell_alone_can_be_ahead_there() -> None:
+    cells = [cell(i, 0.02) for i in range(7)] + [cell(7, 0.02, pelu=raised(0.09))]
+    found = decide(CELLS, cells)
+    assert (found.word, found.rival) == ("REFUTED", "pelu")
+
+
+def test_cells_that_are_not_finished() -> None:
+    def without(given: Evidence, *activations: str) -> Evidence:
+        nothing = {"outcome": "missing", "test_accuracy": None, "test_loss": None}
+        return dataclasses.replace(
+            given, rows=[{**r, **(nothing if r["activation"] in activations else {})} for r in given.rows]
+        )
+
+    whole = [cell(i, 0.02) for i in range(8)]
+    # Without the contender a cell says nothing; without a rival it says something of the others.
+    assert decide(CELLS, [without(c, "arelu", "prelu", "arelu[released]") for c in whole]) is None
+    found = decide(CELLS, [without(whole[0], "relu"), *whole[1:]])
+    assert (found.word, found.unfinished) == ("SUPPORTED", 10)
+    assert "of 1 that all have" in found.sentence
+    apart = decide(CELLS, [without(whole[0], "relu"), without(whole[1], "prelu")])
+    assert (apart.word, apart.n) == ("UNDECIDED", 2)
+    assert "no other function in common" in apart.sentence
+    assert decide(CELLS, whole[:1]) is None
+
+
+def test_a_recorded_verdict_speaks_for_a_cell_without_predictions() -> None:
+    behind = cell(7, -0.03)
+    kept = behind.verdict(baseline="arelu")
+    fixed = dataclasses.replace(behind, design="official", examples=None, kept=kept, baseline="arelu")
+    found = decide(CELLS, [*(cell(i, 0.02) for i in range(7)), fixed])
+    assert (found.word, found.rival) == ("REFUTED", "relu")
 
 
 @pytest.mark.parametrize(
@@ -331,6 +378,7 @@ def test_one_cell_with_a_shown_lag_refutes_a_lead() -> None:
         ((0.04, 0.02), "larger", 2, "UNDECIDED"),
         # Twice of a lag is less than a lag, and no lead.
         ((-0.01, -0.02), "larger", 2, "UNDECIDED"),
+        ((-0.05, -0.01), "larger", 2, "UNDECIDED"),
         ((0.02, 0.02), "same", 1, "SUPPORTED"),
         ((0.05, 0.02), "same", 1, "REFUTED"),
         ((0.027, 0.02), "same", 1, "UNDECIDED"),
@@ -346,6 +394,10 @@ def test_a_lead_is_another_in_another_study(leads: tuple[float, float], directio
     assert (found.word, found.n, found.rival) == (word, 10, "relu")
     assert found.difference == pytest.approx(leads[0] - times * leads[1], abs=1e-3)
     assert found.low < found.difference < found.high
+    half = of("two", leads[1], remarks=("Half of it.",))
+    half = dataclasses.replace(half, rows=[*half.rows, {**half.rows[0], "fold": 10, "outcome": "missing"}])
+    told = decide(test, [of("one", leads[0]), half])
+    assert (told.unfinished, told.remarks) == (1, ("Half of it.",))
     assert decide(test, [of("one", 0.1), of("two", 0.1, activations=("relu",))]) is None
     single = decide(
         test, [dataclasses.replace(e, rows=[r for r in e.rows if r["fold"] == 0]) for e in (of("one", 0.1), of("two", 0.0))]

@@ -51,7 +51,7 @@ def folds(tmp_path_factory: pytest.TempPathFactory) -> Result:
         name="folds",
         dataset="wdbc",
         model={"name": "ffnn", "options": {"width": 8}},
-        activations=["relu", "arelu"],
+        activations=["relu", "arelu", "dsrelu"],
         folds=2,
         repeats=2,
         epochs=3,
@@ -172,11 +172,11 @@ def test_nothing_of_weights_or_machines_is_in_it(folds: Result, kept: Record) ->
 def test_an_unfinished_study_is_recorded_as_such_and_an_empty_one_not(folds: Result, tmp_path: Path) -> None:
     larger = folds.study.override(["protocol.repeats=3"])
     record = records.read(records.write(Result(larger, folds.store), tmp_path, command="pliant run folds"))
-    assert record.about["outcomes"] == {"done": 8, "diverged": 0, "failed": 0, "missing": 4}
-    assert record.evidence.scored == 8
+    assert record.about["outcomes"] == {"done": 12, "diverged": 0, "failed": 0, "missing": 6}
+    assert record.evidence.scored == 12
     assert "not the study as it is defined" in record.evidence.remarks[0]
     index = (tmp_path / "README.md").read_text()
-    assert "8 of 12" in index
+    assert "12 of 18" in index
     assert "full, changed" in index
     with pytest.raises(RecordError, match="no finished trial"):
         records.write(Result(folds.study, Store(tmp_path / "empty")), tmp_path, command="pliant run folds")

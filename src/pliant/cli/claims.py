@@ -101,7 +101,10 @@ def _lines(answer: Answer, width: int) -> Iterator[str]:
         yield from _part("" if i else "ours", finding.label, told, width, STYLES[finding.word])
     if 0 < len(answer.findings) < answer.tests:
         yield from _part(
-            "", "", f"{answer.tests - len(answer.findings)} of its {answer.tests} comparisons were not run.", width
+            "",
+            "",
+            f"{answer.tests - len(answer.findings)} of its {answer.tests} comparisons were not run, or not at one size.",
+            width,
         )
     if answer.state == "settled":
         yield from _part("ours", "settled", f"by algebra or a test: {claim.settled_by}. {claim.experiment}", width)

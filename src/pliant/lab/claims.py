@@ -196,6 +196,6 @@ def size_of(study: Study) -> int:
 def tally(answers: Sequence[Answer]) -> Iterator[tuple[str, int]]:
     """How many claims stand where, in words, by the first of their tests."""
     words = {"settled": "settled by algebra or a test", "open": "no comparison of rows settles it", "not run": "not run"}
-    names = [a.findings[0].label if a.findings else words[a.state] for a in answers]
+    names = [a.findings[0].brief if a.findings else words[a.state] for a in answers]
     for name in sorted(set(names)):
         yield name, names.count(name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -28,7 +29,7 @@ from pliant.lab.papers.claims import (
 )
 from pliant.lab.shapes import curves
 from pliant.lab.study import CHOSEN
-from pliant.lab.verdict import Comparison, Verdict, VerdictError, holm, judge, judge_datasets, means_of
+from pliant.lab.verdict import Comparison, Verdict, VerdictError, holm, judge, judge_datasets
 
 __all__ = ["Finding", "Settled", "decide"]
 
@@ -113,10 +114,12 @@ def _finding(
     low: float = -math.inf,
     high: float = math.inf,
     rival: str = "",
+    beside: Sequence[Evidence] = (),
 ) -> Finding:
-    unfinished = len(evidence.rows) - evidence.scored
+    """``beside``: further studies that it is from."""
+    unfinished = sum(len(one.rows) - one.scored for one in (evidence, *beside))
     where = (evidence.tier, evidence.origin, evidence.directory)
-    told = (evidence.remarks, evidence.changes)
+    told = (tuple(dict.fromkeys(r for one in (evidence, *beside) for r in one.remarks)), evidence.changes)
     return Finding(study, word, verdict, sentence, n, difference, low, high, rival, *where, unfinished, *told)
 
 
@@ -141,9 +144,13 @@ def _mean(test: MeanTest, evidence: Evidence, alpha: float) -> Finding | None:
         return finding("UNDECIDED", "CANNOT TELL", f"no pair of trials has a {test.metric} yet.")
     if test.direction == "same":
         furthest = max(seen, key=lambda c: abs(c.difference))
-        if apart := [c for c in seen if c.word in ("BETTER", "WORSE") and not c.within]:
+        # One of several lies beyond the margin sooner by chance: its interval pays for their number.
+        wide = _verdict(test, evidence, contender, alpha / len(seen))
+        wider = [] if wide is None else _in_the_claims_direction(wide, test, contender)
+        if apart := [c for c in wider if c.low > test.margin or c.high < -test.margin]:
             worst = max(apart, key=lambda c: abs(c.difference))
-            return finding("REFUTED", worst.word, worst.sentence, worst)
+            shown = next(c for c in seen if c.rival == worst.rival)
+            return finding("REFUTED", "BETTER" if shown.difference > 0 else "WORSE", shown.sentence, shown)
         if len(seen) == len(found) and all(c.within for c in seen):
             return finding("SUPPORTED", "EQUIVALENT", furthest.sentence, furthest)
         return finding("UNDECIDED", "CANNOT TELL", furthest.sentence, furthest)
@@ -281,8 +288,7 @@ def _in_the_claims_direction(verdict: Verdict, test: MeanTest, contender: str) -
 def _seen(c: Comparison, test: MeanTest, contender: str, alpha: float) -> _Seen:
     # The verdict compares the rival with the contender; the claim speaks the other way round.
     higher_claimed = test.direction != "lower"
-    metric = test.metric.removeprefix("test_")
-    points = metric in METRICS and HIGHER_IS_BETTER[metric] and metric != test.metric
+    points = _in_points(test.metric)
     turned = {"BETTER": "WORSE", "WORSE": "BETTER"}
     word = turned.get(c.word, c.word) if higher_claimed == c.higher_is_better else c.word
     difference = -c.difference
@@ -296,6 +302,11 @@ def _seen(c: Comparison, test: MeanTest, contender: str, alpha: float) -> _Seen:
         sentence = f"{contender} minus {c.label}, {test.metric}: {size(difference)}{unit}{interval}, n = {c.n}"
     within = c.word == "EQUIVALENT" or c.p_equivalent < alpha
     return _Seen(c.activation, word, c.n, difference, -c.high, -c.low, lead, c.p, within, sentence)
+
+
+def _in_points(column: str) -> bool:
+    metric = column.removeprefix("test_")
+    return metric in METRICS and HIGHER_IS_BETTER[metric] and metric != column
 
 
 def _size(value: float, *, points: bool) -> str:
@@ -313,7 +324,7 @@ def _confusion(test: ConfusionTest, evidence: Evidence, alpha: float) -> Finding
     if test.contender not in evidence.activations:
         return None
     cells = evidence.confusions().get(test.contender, {})
-    n = len(numbers_of([row for row in evidence.rows if row["activation"] == test.contender], "test_accuracy"))
+    n = len(_values(evidence, test.contender, "test_accuracy"))
     mistakes: dict[frozenset[str], int] = {}
     for (true, told), count in cells.items():
         if true != told:
@@ -354,6 +365,10 @@ def _spread(test: SpreadTest, evidence: Evidence, alpha: float) -> Finding | Non
     rivals, label = _rivals(test, evidence), functools.partial(_label, evidence)
     if test.contender not in evidence.activations or not rivals:
         return None
+    compared = {test.contender, *rivals}
+    if any(row["outcome"] == "diverged" for row in evidence.rows if row["activation"] in compared):
+        told = f"trainings diverged, and how {test.metric} varies over those that did not says little."
+        return _finding(test.study, evidence, "UNDECIDED", "CANNOT TELL", told)
     seen: list[tuple[float, float, float, int, str]] = []  # ours, theirs, p, n, rival
     for rival in rivals:
         x, y = _pairs(evidence, test.contender, rival, test.metric)
@@ -369,7 +384,10 @@ def _spread(test: SpreadTest, evidence: Evidence, alpha: float) -> Finding | Non
         word = "REFUTED"
     elif len(seen) == len(rivals) and all(p < alpha and mine < theirs for mine, theirs, p, _, _ in seen):
         word = "SUPPORTED"
-    mine, theirs, chance, n, rival = max(wider or seen, key=lambda one: one[0] / one[1] if one[1] else math.inf)
+    worst = max(wider or seen, key=lambda one: one[0] / one[1] if one[1] else math.inf)
+    mine, theirs, chance, n, rival = worst
+    if word != "SUPPORTED":
+        chance = float(adjusted[seen.index(worst)])
     sentence = (
         f"standard deviation of {test.metric} over trials: {label(test.contender)} {mine:.3g}, {label(rival)} {theirs:.3g}, "
         f"p = {chance:.2g}, n = {n}"
@@ -378,9 +396,10 @@ def _spread(test: SpreadTest, evidence: Evidence, alpha: float) -> Finding | Non
 
 
 def _pitman_morgan(x: Floats, y: Floats) -> float:
-    """Two-sided p of "paired numbers x and y vary alike"; 1 where their sums or differences do not vary at all."""
+    """Two-sided p of "paired numbers x and y vary alike"; 1 where any of them, their sums or differences do not vary at all:
+    that is a network which always says the same, or one training under two names."""
     total, difference = x + y, x - y
-    if np.ptp(total) == 0 or np.ptp(difference) == 0:
+    if min(map(np.ptp, (x, y, total, difference))) == 0:
         return 1.0
     return float(stats.pearsonr(total, difference).pvalue)
 
@@ -407,7 +426,9 @@ def _failure(test: FailureTest, evidence: Evidence, alpha: float) -> Finding | N
 
 
 def _at_chance(row: Mapping[str, Any], classes: int, alpha: float) -> bool:
-    right, n = round(row["train_accuracy_last"] * row["n_train"]), row["n_train"]
+    """Chance is that of classes of one size, as those of the data that these claims are about have."""
+    accuracy, n = _number(row.get("train_accuracy_last")), row["n_train"]
+    right = 0 if accuracy is None else round(accuracy * n)
     return bool(stats.binomtest(right, n, 1 / classes, "greater").pvalue >= alpha)
 
 
@@ -424,18 +445,19 @@ def _sites(test: SitesTest, evidence: Evidence, alpha: float) -> Finding | None:
         told = f"the learned coefficients of {label} at two sites in two trainings are not known of {evidence.directory}."
         return _finding(test.study, evidence, "UNDECIDED", "", told, len(trainings))
     table = np.stack([curves(test.contender, [one[name] for name in names], GRID) for one in trainings])
-    n, furthest = len(trainings), max(_apart(one) for one in table)
+    n, furthest, steady = len(trainings), max(_apart(one) for one in table), _apart(table.mean(axis=0))
     p, correlation = _by_site(table)
     sentence = (
-        f"{label}: the curves of {len(names)} sites lie up to {furthest:.3g} apart (root mean square from -3 to 3), intraclass "
-        f"correlation {correlation:.2f}, p = {p:.2g} by shuffling sites, n = {n}"
+        f"{label}: the mean curves of {len(names)} sites lie up to {steady:.3g} apart (root mean square from -3 to 3), those "
+        f"of one training up to {furthest:.3g}; intraclass correlation {correlation:.2f}, p = {p:.2g} by shuffling sites, "
+        f"n = {n}"
     )
     word: Settled = "UNDECIDED"
     if furthest < test.margin:
         word = "REFUTED"
-    elif p < alpha:
+    elif p < alpha and steady >= test.margin:
         word = "SUPPORTED"
-    return _finding(test.study, evidence, word, "permutation test", sentence, n, furthest)
+    return _finding(test.study, evidence, word, "permutation test", sentence, n, steady)
 
 
 def _apart(curves_: Floats) -> float:
@@ -460,48 +482,71 @@ def _by_site(table: Floats) -> tuple[float, float]:
 
 
 def _cells(test: CellsTest, cells: Sequence[Evidence], alpha: float) -> Finding | None:
-    """Over the cells, each counting once, the contender must be ahead of every rival (signed ranks, see
-    :func:`pliant.lab.verdict.judge_datasets`). A single cell in which it is shown behind one refutes the claim, as does being
-    behind or practically equal over all. Of many cells and rivals one will seem behind by chance, so Holm's correction is over
-    all of them."""
-    first, contender = cells[0], test.contender
-    shared = [a for a in first.activations if all(a in one.activations for one in cells)]
-    rivals = [a for a in shared if a != contender and _another(a, contender)]
-    if contender not in shared or not rivals:
+    """In no cell may the contender be shown behind any other function of that cell; of many cells and rivals one will seem
+    ahead by chance, so Holm's correction is over all of them. And over the cells, each counting once, it must be ahead of every
+    function that all of them have (signed ranks, see :func:`pliant.lab.verdict.judge_datasets`)."""
+    contender, column = test.contender, f"test_{test.metric}"
+    means = [{a: statistics.fmean(v) for a in one.activations if (v := _values(one, a, column))} for one in cells]
+    used = [(one, mean) for one, mean in zip(cells, means, strict=True) if contender in mean and len(mean) > 1]
+    if len(used) < 2:
         return None
-    verdicts = {one.directory: one.verdict(baseline=contender, metric=test.metric, activations=rivals) for one in cells}
-    found = [(name, c) for name, v in verdicts.items() for c in v.comparisons if c.n]
+    parts = [one for one, _ in used]
+    found = [
+        (one, c)
+        for one, mean in used
+        for c in _leads(one, contender, [a for a in mean if a != contender], column, test.margin, alpha)
+    ]
+    finding = functools.partial(_finding, test.study, parts[0], beside=parts[1:])
     adjusted = holm([c.p for _, c in found])
-    sign = 1 if HIGHER_IS_BETTER[test.metric] else -1
-    behind = [(name, c) for (name, c), p in zip(found, adjusted, strict=True) if p < alpha and sign * c.difference > 0]
+    behind = [(one, c) for (one, c), p in zip(found, adjusted, strict=True) if p < alpha and c.lead < 0]
     if behind:
-        name, c = max(behind, key=lambda one: sign * one[1].difference)
-        told = f"in {name}, one of {len(cells)} cells, {_size(-c.difference, points=True)} points to {c.label}"
-        sentence = f"{_label(first, contender)} is shown behind {told}, n = {c.n}"
-        return _finding(test.study, first, "REFUTED", "WORSE", sentence, len(cells), -c.difference, rival=c.activation)
+        one, c = min(behind, key=lambda entry: entry[1].lead)
+        told = f"one of {len(parts)} cells, {one.directory}, shows it behind: {c.sentence}"
+        return finding("REFUTED", "WORSE", told, len(parts), c.difference, c.low, c.high, c.rival)
+    shared = [a for a in used[0][1] if all(a in mean for _, mean in used) and (a == contender or _another(a, contender))]
+    if len(shared) < 2:
+        told = f"{len(parts)} cells show it behind nothing, and have no other function in common to rank."
+        return finding("UNDECIDED", "CANNOT TELL", told, len(parts))
     over = judge_datasets(
-        means_of(verdicts, test.metric),
-        activations=[contender, *rivals],
-        labels=first.labels,
+        {one.directory: mean for one, mean in used},
+        activations=shared,
+        labels=parts[0].labels,
         baseline=contender,
         metric=test.metric,
         margin=test.margin,
         alpha=alpha,
     )
+    sign = 1 if HIGHER_IS_BETTER[test.metric] else -1
     hardest = max(over.comparisons, key=lambda c: (c.wins - c.losses, sign * c.difference))
-    against = [c for c in over.comparisons if c.word in ("BETTER", "EQUIVALENT")]
     word: Settled = "UNDECIDED"
-    if against:
+    if against := [c for c in over.comparisons if c.word in ("BETTER", "EQUIVALENT")]:
         word, hardest = "REFUTED", against[0]
     elif all(c.p < alpha and c.losses > c.wins for c in over.comparisons):
         word = "SUPPORTED"
     turned = {"BETTER": "WORSE", "WORSE": "BETTER"}
     verdict = "BETTER" if word == "SUPPORTED" else turned.get(hardest.word, hardest.word)
     sentence = (
-        f"{over.baseline} against {hardest.label} in {hardest.n} cells: {hardest.losses} better, {hardest.ties} equal, "
-        f"{hardest.wins} worse; its mean rank among {len(over.ranks)} is {over.ranks[contender]:.2f}"
+        f"shown behind no function in any of {len(parts)} cells; {over.baseline} against {hardest.label}, the nearest of "
+        f"{len(shared) - 1} that all have: {hardest.losses} better, {hardest.ties} equal, {hardest.wins} worse"
     )
-    return _finding(test.study, first, word, verdict, sentence, hardest.n, -hardest.difference, rival=hardest.activation)
+    return finding(word, verdict, sentence, hardest.n, -hardest.difference, rival=hardest.activation)
+
+
+def _leads(evidence: Evidence, contender: str, rivals: Sequence[str], column: str, margin: float, alpha: float) -> list[_Seen]:
+    """The contender's leads over other functions, each found as for a mean."""
+    others = [a for a in rivals if _another(a, contender)]
+    # Together they take one look at the examples; a record without these knows some of them, one at a time.
+    together = evidence.examples is not None or evidence.design != "official"
+    seen = []
+    for against in [tuple(others)] if together else [(a,) for a in others]:
+        test = MeanTest(evidence.name, contender, against, column, "higher" if _higher(column) else "lower", margin)
+        verdict = _verdict(test, evidence, contender, alpha) if against else None
+        seen += [] if verdict is None else _in_the_claims_direction(verdict, test, contender)
+    return [c for c in seen if c.n]
+
+
+def _higher(column: str) -> bool:
+    return HIGHER_IS_BETTER[column.removeprefix("test_")]
 
 
 def _interaction(test: InteractionTest, studies: Sequence[Evidence], alpha: float) -> Finding | None:
@@ -516,9 +561,10 @@ def _interaction(test: InteractionTest, studies: Sequence[Evidence], alpha: floa
             return None
         leads += [c for c in found if c.n]
     first, second = studies
+    finding = functools.partial(_finding, test.study, first, beside=[second])
     if len(leads) < 2:
         told = f"{first.directory} and {second.directory} have no {test.metric} to compare leads of."
-        return _finding(test.study, first, "UNDECIDED", "CANNOT TELL", told)
+        return finding("UNDECIDED", "CANNOT TELL", told)
     one, other = leads
     k, difference = test.times, one.difference - test.times * other.difference
     low = difference - math.hypot(one.difference - one.low, k * (other.high - other.difference))
@@ -527,24 +573,28 @@ def _interaction(test: InteractionTest, studies: Sequence[Evidence], alpha: floa
     if test.direction == "larger":
         if low > 0 and one.low > 0:
             word = "SUPPORTED"
-        elif high < 0:
+        elif high < 0 and one.high > 0:
             word = "REFUTED"
     elif -test.margin < low and high < test.margin:
         word = "SUPPORTED"
     elif low > test.margin or high < -test.margin:
         word = "REFUTED"
-    points = test.metric.removeprefix("test_") in METRICS
+    points = _in_points(test.metric)
     size, unit = functools.partial(_size, points=points), " points" if points else ""
     interval = f" [{size(low)}, {size(high)}]" if math.isfinite(low) else ""
     less = f"minus {k:g} times the second" if k != 1 else "minus the second"
     sentence = f"{one.sentence} in {first.directory}; {other.sentence} in {second.directory}; the first lead {less}: "
     sentence += f"{size(difference)}{unit}{interval}"
     n = min(one.n, other.n)
-    return _finding(test.study, first, word, "difference of leads", sentence, n, difference, low, high, rival=one.rival)
+    return finding(word, "difference of leads", sentence, n, difference, low, high, one.rival)
 
 
 def _label(evidence: Evidence, activation: str) -> str:
     return evidence.labels.get(activation, activation)
+
+
+def _values(evidence: Evidence, activation: str, column: str) -> list[float]:
+    return numbers_of([row for row in evidence.rows if row["activation"] == activation], column)
 
 
 def _pairs(evidence: Evidence, one: str, other: str, column: str) -> tuple[Floats, Floats]:

@@ -290,7 +290,7 @@ class _Desk:
             answer.state, claim.not_yet or claim.experiment
         )
         if 0 < len(fates) < answer.tests:
-            text = f"{answer.tests - len(fates)} of its {answer.tests} comparisons have no result here."
+            text = f"{answer.tests - len(fates)} of its {answer.tests} comparisons have no result here, or none at one size."
         command = (
             f"{answer.command} ({counted(answer.trials, 'trial')})"
             if answer.command and len(fates) < max(1, answer.tests)

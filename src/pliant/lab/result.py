@@ -9,7 +9,7 @@ import json
 import math
 import platform
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import numpy as np
 import polars as pl
 import safetensors.numpy
 from numpy.typing import NDArray
+from torch import nn
 
 from pliant import catalog
 from pliant.lab import index, papers
@@ -43,6 +44,8 @@ from pliant.lab.verdict import (
 )
 
 __all__ = ["Precision", "Result"]
+
+History = Sequence[Mapping[str, Any]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -411,13 +414,9 @@ class Result:
 
     def learned(self) -> dict[str, list[dict[str, dict[str, float]]]]:
         """Activation -> what each of its finished trials had learned when it ended, in the order of the rows: site ->
-        coefficient -> value, the mean where it differs by channel. Activations without learned coefficients are left out."""
-        found: dict[str, list[dict[str, dict[str, float]]]] = {}
-        histories = self._histories()
-        for row in self.rows:
-            if row["key"] in histories and (sites := learned(histories[row["key"]])):
-                found.setdefault(row["activation"], []).append(sites)
-        return found
+        coefficient -> value, the mean where it differs by channel. Activations that learn nothing are left out."""
+        found = {a: learned(make, mine) for a, make, mine in self._functions(self._histories())}
+        return {activation: trials for activation, trials in found.items() if any(trials)}
 
     def reliability(self) -> dict[str, list[tuple[float, float, int]]]:
         """Activation -> (mean confidence, accuracy, examples) of each bin that holds some, over all test parts at the selected
@@ -440,19 +439,26 @@ class Result:
             "Page written on": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
         }
 
-    def _shapes(self, histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[Shape]:
+    def _shapes(self, histories: _Histories) -> Iterator[Shape]:
+        for activation, make, mine in self._functions(histories):
+            if (found := shape(activation, self.study.labels[activation], make, mine)) is not None:
+                yield found
+
+    def _functions(self, histories: _Histories) -> Iterator[tuple[str, Callable[[], nn.Module], Iterator[History]]]:
+        """Each activation that is one function, what makes it, and the histories of its trials. An entrant that is chosen among
+        candidates is not one."""
         for activation in self.study.activations:
-            # An entrant that is chosen among candidates is not one function.
             if activation not in self.study.families:
                 own = self.study.custom.activations.get(activation)
                 make = own if own is not None else functools.partial(catalog.create, activation)
-                mine = (histories[r["key"]] for r in self.rows if r["activation"] == activation and r["key"] in histories)
-                found = shape(activation, self.study.labels[activation], make, mine)
-                if found is not None:
-                    yield found
+                yield (
+                    activation,
+                    make,
+                    (histories[r["key"]] for r in self.rows if r["activation"] == activation and r["key"] in histories),
+                )
 
 
-class _Histories(Mapping[str, Sequence[Mapping[str, Any]]]):
+class _Histories(Mapping[str, History]):
     """The histories of many trials, each read when it is asked for: all at once would not fit for large studies."""
 
     def __init__(self, store: Store, keys: Mapping[str, str | None], tell: Tell | None) -> None:
@@ -461,7 +467,7 @@ class _Histories(Mapping[str, Sequence[Mapping[str, Any]]]):
         self._tell = tell
         self._read = 0
 
-    def __getitem__(self, key: str) -> Sequence[Mapping[str, Any]]:
+    def __getitem__(self, key: str) -> History:
         if key not in self._keys:
             raise KeyError(key)
         self._read += 1

@@ -32,15 +32,26 @@ def shape(activation: str, label: str, make: Callable[[], nn.Module], histories:
         return None
 
 
-def learned(history: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
-    """What a trial had learned when it ended: site -> coefficient -> value, the mean where it differs by channel. A site one of
-    whose values is not finite is left out."""
-    found = {}
-    for site, named in (history[-1]["coefficients"] if history else {}).items():
-        values = {name: _mean(stored) for name, stored in named.items()}
-        if None not in values.values():
-            found[site] = values
-    return found  # type: ignore[return-value]
+def learned(make: Callable[[], nn.Module], histories: Histories) -> list[dict[str, dict[str, float]]]:
+    """What each trial of an activation had learned when it ended: site -> coefficient -> value, the mean where it differs by
+    channel. A site one of whose values is not finite is left out; of an activation that learns nothing there is nothing.
+
+    Args:
+        make, histories: as for :func:`shape`.
+    """
+    module = make()
+    names = [name for name, kind in module.kinds.items() if isinstance(kind, Learned)] if isinstance(module, Activation) else []
+    if not names:
+        return []
+    found = []
+    for epochs in histories:
+        sites = {}
+        for site, named in (epochs[-1]["coefficients"] if epochs else {}).items():
+            values = {name: value for name in names if name in named and (value := _mean(named[name])) is not None}
+            if len(values) == len(names):
+                sites[site] = values
+        found.append(sites)
+    return found
 
 
 def curves(activation: str, sites: Iterable[Mapping[str, float]], x: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -306,12 +306,13 @@ def build(spec: TrialSpec, data: Data, custom: Custom) -> tuple[nn.Module, list[
         spec.model.name,
         multilabel=data.task == "multilabel",
     )
-    needs = {
-        "The quirk batch_statistics_at_test": "batch_statistics_at_test" in spec.quirks,
-        "train.batch_norm = 'recomputed'": spec.train.batch_norm == "recomputed",
-    }
-    if (asked := [what for what, so in needs.items() if so]) and not batch_norm.layers(network):
-        raise StudyError(f"{asked[0]} needs batch normalisation, and {spec.model.name} has none; leave it out.")
+    norms = batch_norm.layers(network)
+    asked, found = "The quirk batch_statistics_at_test", norms
+    if spec.train.batch_norm == "recomputed":
+        asked, found = "train.batch_norm = 'recomputed'", [m for m in norms if m.track_running_stats]
+    if not found and (spec.train.batch_norm == "recomputed" or "batch_statistics_at_test" in spec.quirks):
+        what = "batch normalisation that keeps averages" if norms else "batch normalisation"
+        raise StudyError(f"{asked} needs {what}, and {spec.model.name} has none; leave it out.")
     if "double_softmax" in spec.quirks:
         with torch.no_grad():
             outputs = network(example).numel() // 2

@@ -34,7 +34,8 @@ def plain(
         depth: convolutions, 3 or more; what three stages do not share evenly the last ones have.
         batch_norm: normalise before each activation, and leave out the biases.
         init: "gain" draws weights with variance g^2 / fan-in, g the gain of the activation as it is at the start
-            (:func:`pliant.gain`), which keeps signals at unit scale whatever the activation; "he" takes ReLU's for all.
+            (:func:`pliant.gain`), which keeps signals at unit scale whatever the activation; "he" takes ReLU's. The first
+            convolution, whose input no activation made, has variance 1 / fan-in.
 
     Source: none of the papers; the plain networks that ResNet was compared with (He et al., CVPR 2016) without their batch
     normalisation. 278,282 parameters for 3 channels, 10 classes and depth 20.
