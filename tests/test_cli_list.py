@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from pliant.lab import Study
+from pliant.lab.study import StudyError, plan
 
-@pytest.mark.parametrize("what", ["activations", "models", "datasets", "studies", "executors"])
+
+@pytest.mark.parametrize("what", ["activations", "models", "datasets", "studies", "keys", "executors"])
 def test_lists(pliant, what: str) -> None:
     code, out, _ = pliant("list", what, "--json")
     rows = json.loads(out)
@@ -26,6 +31,29 @@ def test_networks_are_listed_with_their_size_and_options(pliant) -> None:
     assert "variant=code" in rows["alexnet"]["options"]
     assert rows["torchvision:NAME"]["options"] == ["replace=auto"]
     assert "4,061,130" in pliant("list", "models")[1]
+
+
+def test_every_key_of_a_study_is_listed_and_can_be_set(pliant) -> None:
+    rows = {row["name"]: row for row in json.loads(pliant("list", "keys", "--json")[1])}
+    study = Study(name="s", dataset="wdbc", model="ffnn", activations=["relu"])
+
+    def leaves(values: dict[str, Any], prefix: str = "") -> Iterator[str]:
+        for name, value in values.items():
+            yield from leaves(value, f"{prefix}{name}.") if isinstance(value, dict) and value else [f"{prefix}{name}"]
+
+    filled = {"dataset.options", "model.options", *leaves(study.model_dump(exclude={"overrides", "tier", "paper"}))}
+    assert filled - {"protocol.normalise"} <= set(rows)
+    for name, row in rows.items():
+        assert row["what"], name
+        if row["default"]:
+            # A default that is written out is no other training.
+            assert plan(study.override([f"{name}={row['default']}"]))[0].key == plan(study)[0].key
+    assert rows["train.schedule.name"]["values"] == "constant, steps, cosine"
+    assert rows["train.augment.scale"]["values"] == "[number, number]"
+    assert rows["protocol.validation"]["values"] == "number or official"
+    assert "double_softmax" in rows["quirks"]["values"]
+    with pytest.raises(StudyError, match="pliant list keys"):
+        study.override(["train.epoch=3"])
 
 
 def test_the_whole_catalogue_is_listed(pliant) -> None:

@@ -120,6 +120,17 @@ def test_the_short_form_of_normalising() -> None:
     assert Protocol(standardise=False).resolved_normalise == Protocol(normalise="none").resolved_normalise
 
 
+def test_a_section_that_was_left_out_can_be_set_key_by_key(small: Study) -> None:
+    found = small.override(
+        ["protocol.normalise.kind=channels", "protocol.normalise.mean=[0.5]", "protocol.normalise.std=[0.2]"]
+    )
+    assert found.protocol.normalise == Normalise(kind="channels", mean=(0.5,), std=(0.2,))
+    with pytest.raises(StudyError, match=r"no key 'protocol\.normalise\.knd'. Did you mean kind"):
+        small.override(["protocol.normalise.knd=none"])
+    with pytest.raises(StudyError, match=r"train\.patience"):
+        small.override(["train.patience.x=3"])
+
+
 def test_nothing_after_the_sign_takes_an_option_out(small: Study) -> None:
     assert small.override(["train.patience=3"]).override(["train.patience="]).train.patience is None
 

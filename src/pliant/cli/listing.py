@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import json
 import sys
@@ -17,7 +18,9 @@ from pliant.errors import unknown
 
 
 def list_(
-    what: Annotated[str, typer.Argument(metavar="WHAT", help="activations, models, datasets, studies or executors.")],
+    what: Annotated[
+        str, typer.Argument(metavar="WHAT", help="activations, models, datasets, studies, keys (of a study) or executors.")
+    ],
     as_json: Json = False,
 ) -> None:
     """List what there is to choose from."""
@@ -46,6 +49,7 @@ def _listing(what: str) -> list[dict[str, Any]]:
     from pliant.lab import datasets, executors, models, papers
     from pliant.lab.claims import size_of
     from pliant.lab.datasets import inventory
+    from pliant.lab.keys import keys
     from pliant.lab.models import detection
     from pliant.lab.network import measure
 
@@ -104,6 +108,7 @@ def _listing(what: str) -> list[dict[str, Any]]:
             *(study_row(n) for n in papers.studies()),
             *(group_row(g) for g in papers.groups().values()),
         ],
+        "keys": lambda: [dataclasses.asdict(key) for key in keys()],
         "executors": lambda: [{"name": n, "what": first_line(sys.modules[e.__module__])} for n, e in executors.ALL.items()],
     }
     if what not in known:

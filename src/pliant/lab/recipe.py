@@ -27,7 +27,9 @@ def canonical(value: Any) -> str:
 class Frozen(BaseModel):
     """Data that are compared and hashed by value and refuse keys that they do not know."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
     def __hash__(self) -> int:
         return hash(canonical(self.model_dump(mode="json")))
@@ -75,18 +77,27 @@ class Optimizer(Frozen):
     """
 
     name: Literal["sgd", "momentum", "adagrad", "adadelta", "adam", "adamw"] = "adam"
+    """The rule that moves the weights."""
     constants: Literal["torch", "tf1"] | None = "torch"
-    """None where every number is stated, as in a trial's spec."""
+    """Whose defaults fill in what is left out; None where every number is stated, as in a trial's spec."""
     lr: float | None = Field(None, gt=0)
+    """Learning rate; default as ``constants`` has it."""
     betas: tuple[float, float] | None = None
+    """Decay of the two means of Adam."""
     eps: float | None = Field(None, ge=0)
+    """What Adagrad, Adadelta and Adam add to what they divide by."""
     epsilon_hat: bool | None = None
+    """Whether Adam adds it beside the uncorrected second moment, as TensorFlow 1 does."""
     momentum: float | None = Field(None, ge=0, lt=1)
+    """Of momentum SGD."""
     rho: float | None = Field(None, ge=0, lt=1)
+    """Decay of the means of Adadelta."""
     accumulator: float | None = Field(None, ge=0)
     """What Adagrad's sums of squared gradients start from."""
     weight_decay: float = Field(0.0, ge=0)
+    """Added to the gradient (decoupled for adamw), of weights and never of an activation's coefficients."""
     activation_lr_multiplier: float = Field(1.0, ge=0)
+    """Learned coefficients of activations have so many times the learning rate."""
 
     @pydantic.model_validator(mode="after")
     def _no_idle_constants(self) -> Self:
@@ -136,9 +147,13 @@ class Schedule(Frozen):
     """
 
     name: Literal["constant", "steps", "cosine"] = "constant"
+    """How the rate goes over the epochs; alone it may stand for the whole: ``schedule = "cosine"``."""
     factors: tuple[tuple[int, float], ...] = ()
+    """Steps: ``[[70, 0.1], [100, 0.01]]``, multiples of the optimizer's rate once so many epochs are complete."""
     lr: tuple[tuple[int, float], ...] = ()
+    """Steps: the rates themselves, ``[[70, 1e-4], [100, 1e-5]]``."""
     final: float = Field(0.0, ge=0, le=1)
+    """Cosine: what the rate ends at, as a multiple."""
 
     @pydantic.model_validator(mode="after")
     def _complete(self) -> Self:
@@ -185,8 +200,11 @@ class Normalise(Frozen):
     """
 
     kind: Literal["none", "features", "channels", "image"] = "features"
+    """What is subtracted and divided by; alone it may stand for the whole: ``normalise = "image"``."""
     mean: tuple[float, ...] = ()
+    """Of each channel, for ``channels``; default that of the fitted part."""
     std: tuple[float, ...] = ()
+    """Standard deviation of each channel, likewise."""
 
     @pydantic.model_validator(mode="before")
     @classmethod
@@ -210,20 +228,17 @@ class Normalise(Frozen):
 
 
 class Augment(Frozen):
-    """Random changes of the fitted images, drawn anew each epoch, the same for every activation.
-
-    Args:
-        padding: crop the image's own size at a random place of the image with so many zeros (black) added on each side.
-        flip: mirror left and right with probability one half.
-        scale: of detection: zoom by a factor drawn evenly between these two; what is larger than the image is cropped at a
-            random place, what is smaller lies at a random place on grey. Objects whose centre is outside are left out.
-        photometric: of detection: change brightness, contrast, saturation and hue at random, each with probability one half.
-    """
+    """Random changes of the fitted images, drawn anew each epoch, the same for every activation."""
 
     padding: int = Field(0, ge=0, le=1024)
+    """Crop the image's own size at a random place of the image with so many zeros (black) added on each side."""
     flip: bool = False
+    """Mirror left and right with probability one half."""
     scale: tuple[float, float] | None = None
+    """Of detection: zoom by a factor drawn evenly between these two; what is larger than the image is cropped at a random
+    place, what is smaller lies at a random place on grey. Objects whose centre is outside are left out."""
     photometric: bool = False
+    """Of detection: change brightness, contrast, saturation and hue at random, each with probability one half."""
 
     @pydantic.field_validator("scale")
     @classmethod
@@ -240,7 +255,9 @@ class Train(Frozen):
     """How one network is trained."""
 
     epochs: int = Field(100, ge=1, le=10**7)
+    """Passes over the fitted part, if nothing stops them earlier."""
     batch_size: int = Field(128, ge=1, le=2**31)
+    """Examples a step."""
     drop_last: bool = False
     """Leave out the examples of each epoch's order that do not fill a batch."""
     optimizer: Optimizer = Optimizer()
@@ -322,8 +339,11 @@ class Protocol(Frozen):
     """
 
     design: Literal["kfold", "holdout", "official"] = "kfold"
+    """Which part is tested: of several in turn, a random one, or the data set's own."""
     folds: int = Field(5, ge=1)
+    """Parts of ``kfold``; 1 for the other designs."""
     repeats: int = Field(3, ge=1)
+    """Partitions, each with its own split, weights and batches; on the official split seeds."""
     test: float | None = Field(None, gt=0, lt=1)
     """Share of all examples that ``holdout`` tests on; default 0.2."""
     validation: float | Literal["official"] = 0.1
@@ -337,6 +357,7 @@ class Protocol(Frozen):
     """The short form of ``normalise``: "features" if true (also where neither is given), "none" if false."""
     normalise: Normalise | None = None
     seed: int = Field(0, ge=0)
+    """What splits, initial weights, batches and dropout masks are drawn from, the same for every activation."""
 
     @pydantic.model_validator(mode="before")
     @classmethod

@@ -81,9 +81,11 @@ class Component(Frozen):
     """A data set or a network by name, with its options."""
 
     name: str
+    """Alone it may stand for the whole, as in ``model = "cnn"``."""
     options: Annotated[dict[str, bool | int | float | str | tuple[int | float, ...]], pydantic.AfterValidator(_Options)] = (
         Field(default_factory=dict)
     )
+    """What it takes beside its name; ``pliant list`` shows them."""
 
 
 _LATER = (
@@ -203,24 +205,11 @@ class Study(Frozen):
     ``build(activation)`` returns the network; it calls ``activation()`` once for each call site, and may name the keywords
     ``input_shape`` and ``outputs`` to be told the shape of one example and how many numbers to return for it.
 
-    Args:
-        name: letters, digits, ``.``, ``_``, ``-``; also the name of the report's folder.
-        dataset (or ``data``): a name, a :class:`Component`, arrays ``(x, y)``, a torch data set, the
-            :class:`~pathlib.Path` of a folder with one folder of images for each class, or a
-            :class:`~pliant.lab.datasets.Detection`. The data say whether the study is one of classification or of detection.
-        model: a name, a :class:`Component`, or a function as above. For detection the name of a detector.
-        activations: specs such as ``"srelu[beta=0.1]"``, catalogue classes, or your own module classes.
-        select: families of activations by name, each a list of candidates. Among ``activations`` ``"best:<name>"`` is then one
-            entrant: for each repeat and fold that candidate whose validation loss is lowest (of detectors: whose validation AP
-            is highest), and of it alone the test scores count. The candidates are trained like any other activation.
-        baseline: the spec of the activation that all others are compared with; default the first one.
-        metric: what the verdict is about; default accuracy, for detection ``ap``. margin: differences up to this size count as
-            practically equal.
-        protocol, train: see :class:`Protocol`, :class:`Train`; ``folds``, ``repeats``, ``seed``, ``epochs`` and ``batch_size``
-            may be given directly.
-        thresholds: validation accuracies; the rows say after how many epochs, steps and seconds each was reached.
-        quirks: what released code did that its paper does not say, see :data:`pliant.lab.recipe.QUIRKS`; shown wherever
-            the results are.
+    The fields are the keys of a study file; ``pliant list keys`` lists them all. Beside names, ``dataset`` (or ``data``) takes
+    arrays ``(x, y)``, a torch data set, the :class:`~pathlib.Path` of a folder with one folder of images for each class, or a
+    :class:`~pliant.lab.datasets.Detection`; ``activations`` takes catalogue classes and your own module classes. The data say
+    whether the study is one of classification or of detection. ``folds``, ``repeats``, ``seed``, ``epochs`` and ``batch_size``
+    may be given directly.
 
     Where a network has an option ``dropout``, the share dropped, ``keep`` gives the share kept instead.
 
@@ -230,20 +219,36 @@ class Study(Frozen):
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$")
+    """Letters, digits, ``.``, ``_``, ``-``; also the name of the report's folder. That of the file where it is left out."""
     title: str = ""
+    """Stands above results; default the name."""
     question: str = ""
+    """What the comparison is to answer; stands under the title."""
     paper: str | None = None
+    """The paper whose study it is."""
     dataset: Component
+    """What to train on: a name of ``pliant list datasets``, with its options."""
     model: Component
+    """A name of ``pliant list models``, with its options. For detection that of a detector."""
     activations: tuple[str, ...] = Field(min_length=1)
+    """What is compared: specs such as ``srelu[beta=0.1]``, names of ``pliant list activations``."""
     select: Annotated[dict[str, tuple[str, ...]], pydantic.AfterValidator(_Options)] = Field(default_factory=_Options)
+    """Families of activations by name, each a list of candidates. Among ``activations`` ``best:<name>`` is then one entrant:
+    for each repeat and fold that candidate whose validation loss is lowest (of detectors: whose validation AP is highest), and
+    of it alone the test scores count. The candidates are trained like any other activation."""
     baseline: str = ""
+    """What all others are compared with; default the first of ``activations``."""
     metric: Metric = "accuracy"
+    """What the verdict is about; default accuracy, for detection ``ap``."""
     margin: float = Field(0.01, ge=0, lt=1)
+    """Differences up to this size count as practically equal, in units of the metric."""
     protocol: Protocol = Protocol()
     train: Train = Train()
     thresholds: tuple[Annotated[float, Field(gt=0, le=1)], ...] = ()
+    """Validation accuracies; the rows say after how many epochs, steps and seconds each was reached."""
     quirks: tuple[str, ...] = ()
+    """What released code did that its paper does not say, see :data:`pliant.lab.recipe.QUIRKS`; shown wherever the results
+    are."""
     tier: Literal["smoke", "lite", "full"] | None = None
     """The size at which a paper's study is run, see :data:`pliant.lab.papers.TIERS`; None for a study of your own. It changes
     no number by itself, so it is no part of a trial's identity."""
@@ -317,6 +322,7 @@ class Study(Frozen):
         if not changes:
             return self
         values = self.model_dump()
+        begun: list[dict[str, Any]] = []
         for change in changes:
             path, sign, text = change.partition("=")
             if not sign:
@@ -324,10 +330,15 @@ class Study(Frozen):
             at: dict[str, Any] = values
             *parents, last = path.strip().split(".")
             for i, parent in enumerate(parents):
+                if parent in at and at[parent] is None:
+                    # A section that was left out; what it can hold is checked with the rest.
+                    at[parent] = {}
+                    begun.append(at[parent])
                 if not isinstance(at.get(parent), dict):
                     raise StudyError(_no_key(".".join(parents[: i + 1]), at))
                 at = at[parent]
-            if (last not in at and parents[-1:] != ["options"]) or path.strip() == "overrides":
+            free = parents[-1:] == ["options"] or any(at is section for section in begun)
+            if (last not in at and not free) or path.strip() == "overrides":
                 raise StudyError(_no_key(path.strip(), at))
             at[last] = _toml(text.strip())
         values["overrides"] = (*self.overrides, *changes)
@@ -534,7 +545,7 @@ def _no_key(path: str, siblings: Iterable[str]) -> str:
     siblings = sorted({*siblings} - {"overrides"})
     near = difflib.get_close_matches(name, siblings, n=3, cutoff=0.5)
     hint = f"Did you mean {' or '.join(near)}? " if near else ""
-    return f"A study has no key {path!r}. {hint}Here it has: {', '.join(siblings) or 'none'}."
+    return f"A study has no key {path!r}. {hint}Here it has: {', '.join(siblings) or 'none'}. pliant list keys lists all."
 
 
 def _explain(error: pydantic.ValidationError, name: str) -> str:
