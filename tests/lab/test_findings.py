@@ -447,6 +447,11 @@ def test_cells_of_one_size_are_put_together() -> None:
     parts["a lite"] = at("a", "lite")
     (found,) = settle(asked, Held(None)).findings
     assert (found.word, found.tier, found.difference) == ("SUPPORTED", "lite", 0.0)
+    # Which activations were run changes nothing of those that both have; another number of epochs does.
+    parts["a lite"] = dataclasses.replace(at("a", "lite"), changes=("-a relu", "-a arelu"))
+    assert len(settle(asked, Held(None)).findings) == 1
+    parts["a lite"] = dataclasses.replace(at("a", "lite"), changes=("train.epochs=2",))
+    assert settle(asked, Held(None)).findings == ()
 
 
 def test_columns_that_are_no_scores_are_compared_too() -> None:

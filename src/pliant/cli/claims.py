@@ -94,11 +94,15 @@ def _lines(answer: Answer, width: int) -> Iterator[str]:
     claim = answer.claim
     yield from _wrapped(f"{claim.number:3d}  ", claim.title, width, style="bold")
     yield from _part("paper", claim.evidence_status, claim.evidence, width)
+    told_before: set[tuple[str, ...]] = set()
     for i, finding in enumerate(answer.findings):
+        # What was changed is long, and said once for a claim.
+        label = finding.brief if finding.changes in told_before else finding.label
+        told_before.add(finding.changes)
         source = f"{finding.verdict or 'no verdict'}; {finding.directory}, from the {finding.origin}"
         rest = f" {finding.unfinished} trials of it have no result." if finding.unfinished else ""
         told = f"{finding.sentence} [{source}]{rest}"
-        yield from _part("" if i else "ours", finding.label, told, width, STYLES[finding.word])
+        yield from _part("" if i else "ours", label, told, width, STYLES[finding.word])
     if 0 < len(answer.findings) < answer.tests:
         yield from _part(
             "",

@@ -160,7 +160,7 @@ def _evidence(test: Test, known: Known, tier: Tier | None) -> Evidence | list[Ev
             parts = [part for part in parts if not part.changes]
             if len(parts) > 1:
                 return parts
-        elif len(parts) == len(names) and len({part.size for part in parts}) == 1:
+        elif len(parts) == len(names) and len({part.comparable for part in parts}) == 1:
             return together(parts) if isinstance(test, MeanTest) else parts
     return None
 

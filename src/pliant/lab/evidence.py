@@ -102,6 +102,11 @@ class Evidence:
         """The tier, and what was changed of it: "lite", or "lite, changed: train.epochs=4"."""
         return f"{self.tier}, changed: {', '.join(self.changes)}" if self.changes else self.tier
 
+    @property
+    def comparable(self) -> tuple[str, ...]:
+        """Studies that agree in this were run at one size; which activations were chosen of each is another matter."""
+        return (self.tier, *(change for change in self.changes if not change.startswith("-a ")))
+
     @functools.cached_property
     def own(self) -> Verdict:
         """The study's own verdict: as it was kept, or judged now."""
