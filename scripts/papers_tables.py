@@ -435,7 +435,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--write", action="store_true", help="into docs/papers and records/README.md")
     write = parser.parse_args().write
-    for paper in papers.PAPERS:
+    for paper in papers.FILES:
         if write:
             (PAGES / f"{paper}.md").write_text(page(paper), encoding="utf-8")
         else:

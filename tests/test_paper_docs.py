@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 import pliant
 from pliant.lab import papers, records
-from pliant.lab.papers import PAPERS
+from pliant.lab.papers import FILES
 
 ROOT = Path(__file__).parents[1]
 
@@ -33,12 +33,12 @@ def script() -> ModuleType:
 tables = script()
 
 
-@pytest.mark.parametrize("paper", PAPERS)
+@pytest.mark.parametrize("paper", FILES)
 def test_every_table_is_what_the_records_and_the_formulas_give(paper: str) -> None:
     written = (ROOT / "docs" / "papers" / f"{paper}.md").read_text(encoding="utf-8")
     assert written == tables.page(paper), "run python scripts/papers_tables.py --write"
     # And a page whose table was edited by hand would not pass.
-    assert written.count("<!-- end -->") >= 3
+    assert written.count("<!-- end -->") >= (1 if paper == "all" else 3)
 
 
 def test_the_index_of_the_records_is_what_they_are() -> None:
@@ -54,7 +54,7 @@ def test_an_edited_table_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_links_lead_somewhere() -> None:
-    for paper in PAPERS:
+    for paper in FILES:
         page = ROOT / "docs" / "papers" / f"{paper}.md"
         for link in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
             assert (page.parent / link).exists(), f"{page.name}: {link}"
