@@ -23,6 +23,7 @@ from pliant.lab.verdict import (
     expected_precision_crossed,
     identity,
     judge,
+    resample,
 )
 from pliant.lab.verdict.crossed import Crossed, from_contributions
 
@@ -409,3 +410,13 @@ def test_expected_precision_of_seeds() -> None:
     for bad in ((0, 100, 0.1, 0.1), (3, 1, 0.1, 0.1), (3, 100, math.nan, 0.1), (3, 100, 0.1, -1.0)):
         with pytest.raises(VerdictError, match="at least 1 seed, at least 2 examples"):
             expected_precision_crossed(*bad)
+
+
+@pytest.mark.parametrize("units", [2, 37, 20_001])
+def test_kept_draws_are_those_that_are_drawn_anew(units: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = next(iter(resample._weights(units)))
+    monkeypatch.setattr(resample, "_KEPT", 0 if units <= resample._KEPT else 2**20)
+    other = next(iter(resample._weights(units)))
+    assert first.dtype == other.dtype == np.float64
+    assert np.array_equal(first, other)
+    assert (first.sum(axis=1) == units).all()

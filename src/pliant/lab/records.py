@@ -401,10 +401,17 @@ class _Examples:
         self._task = task
         self._classes = classes
         self._loaded: dict[str, Any] = {}
+        self._found: dict[tuple[object, str], Sampled | None] = {}
 
     def __call__(self, row: Mapping[str, object], metric: str) -> Sampled | None:
         if metric not in JUDGED:
             return None
+        asked = row["key"], metric
+        if asked not in self._found:
+            self._found[asked] = self._sampled(row, metric)
+        return self._found[asked]
+
+    def _sampled(self, row: Mapping[str, object], metric: str) -> Sampled | None:
         if not self._loaded:
             with np.load(self._path, allow_pickle=False) as packed:
                 self._loaded = dict(packed)

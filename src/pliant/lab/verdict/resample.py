@@ -29,6 +29,8 @@ Task = Literal["binary", "multiclass", "multilabel"]
 IGNORED = 255
 LOSS_CLIP = 1e-7
 ECE_BINS = 15
+_KEPT = 20_000
+"""Units up to which their draws are kept, a byte each: 20 MB."""
 _CHUNK = 2**22
 
 
@@ -150,9 +152,23 @@ class Predictions:
 
 def _weights(units: int) -> Iterator[Floats]:
     """How often each resample draws each unit, some resamples at a time: all at once would not fit for large test parts."""
-    drawn, size = resamples(units), max(1, _CHUNK // units)
-    while part := [np.bincount(d, minlength=units) for d in itertools.islice(drawn, size)]:
+    size = max(1, _CHUNK // units)
+    drawn = iter(_counts(units)) if units <= _KEPT else _drawn(units)
+    while part := list(itertools.islice(drawn, size)):
         yield np.array(part, np.float64)
+
+
+def _drawn(units: int) -> Iterator[npt.NDArray[np.intp]]:
+    return (np.bincount(indices, minlength=units) for indices in resamples(units))
+
+
+@functools.lru_cache(maxsize=4)
+def _counts(units: int) -> npt.NDArray[np.unsignedinteger]:
+    """All of them, shape (replicates, units). A verdict takes the same ones for each trial and metric, and drawing them is most
+    of its time."""
+    whole = np.array(list(_drawn(units)))
+    # Of a unit that is drawn once on average more than 255 draws do not happen; were they to, a byte must not hide it.
+    return whole.astype(np.uint8 if whole.max() < 256 else np.uint32)
 
 
 def _ties(values: Floats) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
