@@ -6,7 +6,6 @@ import gzip
 import io
 import os
 import pickle
-import tarfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
@@ -15,6 +14,8 @@ import numpy as np
 import PIL.Image
 import pytest
 from numpy.typing import NDArray
+
+from pliant.lab.datasets.files import unpack
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -112,6 +113,5 @@ def mini_imagenet(root: Path, per_class: int = 20, size: int = 20) -> Path:
 
 
 def unpacked(archive: Path, target: Path) -> Path:
-    with tarfile.open(archive) as tar:
-        tar.extractall(target, filter="data")
+    unpack(archive, target)
     return target

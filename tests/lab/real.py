@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from pliant.lab.datasets.files import unpack
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 PACKED = {
@@ -28,8 +29,7 @@ def folder(name: str, into: Path) -> Path:
     if packed.is_dir():
         (into / name).symlink_to(packed)
     elif packed.is_file():
-        with tarfile.open(packed) as archive:
-            archive.extractall(into, filter="data")
+        unpack(packed, into)
     else:
         pytest.skip(f"{name} is neither in PLIANT_DATA nor in {SHARED}")
     return into

@@ -12,11 +12,9 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from pliant.lab.recipe import QUIRKS
-from pliant.lab.study import Component, Study
+from pliant.lab.study import Component, Study, alternatives
 
 __all__ = ["Key", "keys"]
-
-UNIONS = (types.UnionType, typing.Union)
 
 
 @dataclass(frozen=True)
@@ -41,7 +39,7 @@ def keys() -> list[Key]:
 
 def _keys(model: type[BaseModel], prefix: str) -> Iterator[Key]:
     for name, field in model.model_fields.items():
-        section = next((a for a in _alternatives(field.annotation) if isinstance(a, type) and issubclass(a, BaseModel)), None)
+        section = next((a for a in alternatives(field.annotation) if isinstance(a, type) and issubclass(a, BaseModel)), None)
         if section is not None:
             if section is Component and field.description:
                 yield Key(f"{prefix}{name}", "name or section", "", _line(field.description))
@@ -55,15 +53,10 @@ def _keys(model: type[BaseModel], prefix: str) -> Iterator[Key]:
         yield Key(f"{prefix}{name}", values, _toml(default), _line(field.description))
 
 
-def _alternatives(annotation: Any) -> tuple[Any, ...]:
-    # A union with a Literal in it is typing's own, another one the language's.
-    return typing.get_args(annotation) if typing.get_origin(annotation) in UNIONS else (annotation,)
-
-
 def _values(annotation: Any) -> str:
     """A type in the words of a study file."""
     origin, args = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin in UNIONS:
+    if len(alternatives(annotation)) > 1:
         return " or ".join(dict.fromkeys(_values(a) for a in args if a is not types.NoneType))
     if origin is Literal:
         return ", ".join(str(a) for a in args)

@@ -869,9 +869,10 @@ def _check_options(section: str, component: Component, function: Callable[..., A
                 continue
             raise StudyError(_no_key(f"{section}.options.{option}", options))
         choices = typing.get_args(hints[option]) if typing.get_origin(hints[option]) is Literal else ()
-        kinds = {type(c) for c in choices} or {_plain(t) for t in _alternatives(hints[option])}
-        if type(value) not in kinds | ({int} if float in kinds else set()) or (choices and value not in choices):
-            wanted = " or ".join(map(repr, choices)) or " or ".join(t.__name__ for t in kinds)
+        kinds = dict.fromkeys([type(c) for c in choices] or [_plain(t) for t in alternatives(hints[option])])
+        if type(value) not in [*kinds, *([int] if float in kinds else [])] or (choices and value not in choices):
+            named = [t.__name__ for t in kinds if t is not type(None)]
+            wanted = " or ".join(map(repr, choices)) or " or ".join(named)
             default = "" if options[option] is inspect.Parameter.empty else f", such as the default {options[option]!r}"
             raise StudyError(f"{section}.options.{option} was given as {value!r}; expected {wanted}{default}.")
     lacking = [o for o, default in options.items() if default is inspect.Parameter.empty and o not in component.options]
@@ -884,7 +885,9 @@ def _check_options(section: str, component: Component, function: Callable[..., A
     return {o: default for o, default in options.items() if default is not inspect.Parameter.empty and default is not None}
 
 
-def _alternatives(hint: Any) -> tuple[Any, ...]:
+def alternatives(hint: Any) -> tuple[Any, ...]:
+    """The types of a union, or the one that it is."""
+    # A union with a Literal in it is typing's own, another one the language's.
     return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
 
 

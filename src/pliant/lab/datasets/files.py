@@ -341,7 +341,7 @@ def unpack(archive: Path, folder: Path) -> None:
     try:
         if tarfile.is_tarfile(archive):
             with tarfile.open(archive) as tar:
-                tar.extractall(staging, filter="data")
+                _untar(tar, staging)
         elif zipfile.is_zipfile(archive):
             _unzip(archive, staging)
         elif archive.suffix == ".gz":
@@ -354,7 +354,7 @@ def unpack(archive: Path, folder: Path) -> None:
         _merge(staging, folder)
     except DataError:
         raise
-    except tarfile.FilterError as error:
+    except _UNSAFE as error:
         raise DataError(f"{archive} is not safe to unpack: {error}. Nothing was unpacked.") from None
     except (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, EOFError, ValueError) as error:
         raise DataError(f"{archive} cannot be unpacked: {error}. Delete it and fetch it again.") from None
@@ -362,6 +362,27 @@ def unpack(archive: Path, folder: Path) -> None:
         raise DataError(f"{archive} cannot be unpacked into {folder}: {error.strerror or error}.") from None
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+class _UnsafeError(Exception):
+    pass
+
+
+_UNSAFE: tuple[type[Exception], ...] = (_UnsafeError, *([tarfile.FilterError] if hasattr(tarfile, "FilterError") else []))
+
+
+def _untar(tar: tarfile.TarFile, folder: Path) -> None:
+    if hasattr(tarfile, "data_filter"):
+        tar.extractall(folder, filter="data")
+        return
+    # Python 3.11 has the filter from 3.11.4 on, and Debian 12 an earlier one. Stricter: no links at all.
+    for member in tar:
+        member.name = member.name.lstrip("/")
+        if not (member.isreg() or member.isdir()):
+            raise _UnsafeError(f"{member.name!r} is a link or a device")
+        if not (folder / member.name).resolve().is_relative_to(folder.resolve()):
+            raise _UnsafeError(f"{member.name!r} would be extracted outside the destination")
+        tar.extract(member, folder, set_attrs=False)
 
 
 def _unzip(archive: Path, folder: Path) -> None:
