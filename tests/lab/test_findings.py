@@ -217,6 +217,14 @@ def test_that_settings_are_free_is_that_all_are_equal(by: float, noise: float, w
     assert decide(claim(against=("elu",), direction="same"), given) is None
 
 
+def test_of_many_settings_one_beyond_the_margin_pays_for_their_number() -> None:
+    beyond = {"srelu": raised(0.014, 2.0), "relu": BASE}
+    assert decide(claim(against=("relu",), direction="same"), evidence(beyond)).word == "REFUTED"
+    near = {f"leakyrelu[negative_slope={0.1 * i:g}]": raised(0.014, 0.1 * i) for i in range(1, 10)}
+    many = decide(claim(against=("relu", *near), direction="same"), evidence({**beyond, **near}))
+    assert many.word == "UNDECIDED"
+
+
 WIDE = [0.2, 0.9, 0.4, 0.8, 0.1, 0.7, 0.3, 0.95, 0.5, 0.6]
 NARROW = [0.50, 0.51, 0.50, 0.49, 0.50, 0.52, 0.50, 0.49, 0.51, 0.50]
 

@@ -131,6 +131,7 @@ class Evidence:
         margin: float | None = None,
         activations: Sequence[str] = (),
         metrics: Sequence[str] = (),
+        alpha: float = 0.05,
     ) -> Verdict:
         """Judge the rows, see :func:`pliant.lab.verdict.judge`; every argument stands in for the study's own.
 
@@ -150,6 +151,7 @@ class Evidence:
             metric=metric,
             metrics=tuple(dict.fromkeys([metric, *metrics])),
             margin=self.margin if margin is None else margin,
+            alpha=alpha,
             examples=self.examples,
         )
 

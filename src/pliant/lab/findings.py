@@ -36,6 +36,8 @@ __all__ = ["Finding", "Settled", "decide"]
 Settled = Literal["SUPPORTED", "REFUTED", "UNDECIDED"]
 Floats = NDArray[np.float64]
 
+TURNED: Mapping[str, Any] = {"BETTER": "WORSE", "WORSE": "BETTER"}
+"""The word of a comparison seen from its other side; the other words stay."""
 FEWEST_TO_SPREAD = 4
 """Pairs. Of three, two points on a line away from the third decide everything."""
 SHUFFLES = 4999
@@ -192,7 +194,7 @@ def _verdict(test: MeanTest, evidence: Evidence, contender: str, alpha: float) -
     if metric in METRICS and metric != test.metric:
         known = evidence.kept
         if evidence.examples is not None or evidence.design != "official":
-            return evidence.verdict(baseline=contender, metric=metric, margin=test.margin, activations=rivals)
+            return evidence.verdict(baseline=contender, metric=metric, margin=test.margin, activations=rivals, alpha=alpha)
         if known is not None and known.baseline in (contender, *rivals) and metric in known.estimates:
             # A record without its predictions has only the comparisons that were made when it was.
             return _turned(known, contender, rivals, metric)
@@ -258,7 +260,6 @@ def _turned(verdict: Verdict, contender: str, rivals: Sequence[str], metric: str
     if verdict.baseline == contender:
         chosen = [c for c in family if c.activation in rivals]
     elif rivals == [verdict.baseline]:
-        words: dict[str, Any] = {"BETTER": "WORSE", "WORSE": "BETTER"}
         chosen = [
             dataclasses.replace(
                 c,
@@ -267,7 +268,7 @@ def _turned(verdict: Verdict, contender: str, rivals: Sequence[str], metric: str
                 difference=-c.difference,
                 low=-c.high,
                 high=-c.low,
-                word=words.get(c.word, c.word),
+                word=TURNED.get(c.word, c.word),
             )
             for c in family
             if c.activation == contender
@@ -289,8 +290,7 @@ def _seen(c: Comparison, test: MeanTest, contender: str, alpha: float) -> _Seen:
     # The verdict compares the rival with the contender; the claim speaks the other way round.
     higher_claimed = test.direction != "lower"
     points = _in_points(test.metric)
-    turned = {"BETTER": "WORSE", "WORSE": "BETTER"}
-    word = turned.get(c.word, c.word) if higher_claimed == c.higher_is_better else c.word
+    word = TURNED.get(c.word, c.word) if higher_claimed == c.higher_is_better else c.word
     difference = -c.difference
     lead = difference if higher_claimed else -difference
     size = functools.partial(_size, points=points)
@@ -329,7 +329,7 @@ def _confusion(test: ConfusionTest, evidence: Evidence, alpha: float) -> Finding
     for (true, told), count in cells.items():
         if true != told:
             mistakes[frozenset((true, told))] = mistakes.get(frozenset((true, told)), 0) + count
-    named, label = frozenset(test.pair), evidence.labels.get(test.contender, test.contender)
+    named, label = frozenset(test.pair), _label(evidence, test.contender)
 
     def finding(word: Settled, sentence: str, difference: float = math.nan, rival: str = "") -> Finding:
         by = "exact binomial test" if rival else ""
@@ -523,8 +523,7 @@ def _cells(test: CellsTest, cells: Sequence[Evidence], alpha: float) -> Finding 
         word, hardest = "REFUTED", against[0]
     elif all(c.p < alpha and c.losses > c.wins for c in over.comparisons):
         word = "SUPPORTED"
-    turned = {"BETTER": "WORSE", "WORSE": "BETTER"}
-    verdict = "BETTER" if word == "SUPPORTED" else turned.get(hardest.word, hardest.word)
+    verdict = "BETTER" if word == "SUPPORTED" else TURNED.get(hardest.word, hardest.word)
     sentence = (
         f"shown behind no function in any of {len(parts)} cells; {over.baseline} against {hardest.label}, the nearest of "
         f"{len(shared) - 1} that all have: {hardest.losses} better, {hardest.ties} equal, {hardest.wins} worse"
