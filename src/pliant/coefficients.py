@@ -85,10 +85,13 @@ class Domain:
         return self.low + positive if self.low else positive
 
     def unconstrain(self, value: float) -> float:
-        """The inverse of :meth:`constrain` for one number strictly inside the domain."""
+        """The inverse of :meth:`constrain` for one number in the domain; of its bound, minus infinity."""
         if self.low is None:
             return value
         u = value - self.low
+        if u <= 0:
+            # A softplus of a parameter far below 0 is 0.
+            return -math.inf
         # log(expm1(u)) written so that it neither overflows for large u nor cancels for small u.
         return u + math.log(-math.expm1(-u))
 

@@ -279,6 +279,7 @@ def test_a_broken_image_is_named(tmp_path: Path) -> None:
         ({"protocol": {"design": "official", "groups": True}}, "groups"),
         ({"protocol": {"design": "official", "normalise": "channels"}}, "normalise"),
         ({"quirks": ["double_softmax"]}, "double_softmax"),
+        ({"activations": ["relu", "frozen:arelu"]}, "no use for the activation frozen:arelu"),
         ({"model": {"name": "yolov2", "options": {"wdth": 1.0}}}, "width"),
         ({"model": {"name": "yolov2", "options": {"weights": "nowhere.pt"}}}, "nowhere.pt"),
         ({"model": {"name": "yolov2", "options": {"scales": 320}}}, "expected tuple"),

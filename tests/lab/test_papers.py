@@ -19,7 +19,6 @@ import numpy as np
 import pytest
 from photographs import painted
 
-from pliant import catalog
 from pliant.activations import DSReLU
 from pliant.errors import UnknownNameError
 from pliant.lab import Study, papers, run
@@ -35,7 +34,7 @@ from pliant.lab.report.wording import metric
 from pliant.lab.result import Result
 from pliant.lab.status import matching, tier_of
 from pliant.lab.store import Store
-from pliant.lab.study import plan
+from pliant.lab.study import plan, spec_of, spelled
 from pliant.lab.verdict import Estimate
 
 ROOT = Path(__file__).parents[2]
@@ -211,9 +210,8 @@ def test_every_study_is_planned_and_split_at_every_tier(
 @pytest.mark.parametrize("name", STUDIES)
 def test_every_activation_of_every_study_can_be_made(name: str) -> None:
     for activation in STUDIES[name].trained:
-        module = catalog.create(activation)
-        assert str(catalog.parse(activation)) == activation
-        assert module is not None
+        assert spec_of(activation).create() is not None
+        assert spelled(activation) == activation
 
 
 def test_tiers_are_never_confused() -> None:
@@ -334,8 +332,8 @@ def test_the_fixed_slopes_are_those_at_which_the_released_runs_stood() -> None:
         start = getattr(DSReLU, variant)().slope.item()
         (constant,) = (a for a in STUDIES[name].activations if a.startswith("dsrelu[constant"))
         (leaky,) = (a for a in STUDIES[name].activations if a.startswith("leakyrelu["))
-        assert catalog.create(constant).slope == pytest.approx(start, rel=1e-6)
-        assert catalog.create(leaky).negative_slope == pytest.approx(1 / start, abs=5e-4)
+        assert spec_of(constant).create().slope == pytest.approx(start, rel=1e-6)
+        assert spec_of(leaky).create().negative_slope == pytest.approx(1 / start, abs=5e-4)
     middle = math.tan(math.radians(75)) / 2 + math.tan(math.radians(30)) / 2
     assert f"dsrelu[constant,slope={middle!r}]" in STUDIES["dsrelu-claim12"].activations
 
@@ -442,8 +440,8 @@ def test_every_claim_names_what_is_there(columns: set[str]) -> None:
             elif isinstance(test.against, tuple):
                 assert set(test.against) <= {*study.activations} - {test.contender}
             else:
-                own = catalog.parse(test.contender).entry.name
-                others = [a for a in study.trained if test.against == "all" or catalog.parse(a).entry.name != own]
+                own = spec_of(test.contender).entry.name
+                others = [a for a in study.trained if test.against == "all" or spec_of(a).entry.name != own]
                 assert len({*others} - {test.contender}) > 1, test
             assert test.direction in ("higher", "lower", "same")
             assert test.margin >= 0

@@ -71,6 +71,8 @@ class Course(ABC):
     """The largest number of trials that were trained in one program with this one, itself among them."""
     ranks: Ranks = ALONE
     """The processes that train this trial together. The first one alone writes into its directory."""
+    learned_by: str = ""
+    """The key of the trial whose coefficients this one keeps, if it does."""
     damaged_checkpoint: bool = False
     """Whether there was a checkpoint that could not be trusted, so that the trial began anew."""
     started: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
@@ -153,7 +155,9 @@ class Course(ABC):
                     "steps": state.epoch * self.steps_per_epoch,
                     "lr": self.spec.train.optimizer.lr,
                     "parameters": sum(p.numel() for p in network.parameters()),
-                    "activation_parameters": sum(p.numel() for p in activation_parameters(network, self.activations)),
+                    "activation_parameters": sum(
+                        p.numel() for p in activation_parameters(network, self.activations) if p.requires_grad
+                    ),
                     "seconds": state.seconds,
                     "seconds_per_epoch": state.seconds / state.epoch,
                     "device": str(device),
@@ -171,6 +175,7 @@ class Course(ABC):
                     "finished": datetime.now(UTC).isoformat(timespec="seconds"),
                     "resumed_from_epoch": self.resumed_from,
                     **({"damaged_checkpoint": True} if self.damaged_checkpoint else {}),
+                    **({"coefficients_from": self.learned_by} if self.learned_by else {}),
                     "stacked_with": self.lanes - 1,
                     "threads": torch.get_num_threads(),
                     "torch": torch.__version__,

@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from pliant import catalog
 from pliant.lab.evidence import Evidence, Tier, numbers_of
 from pliant.lab.metrics import HIGHER_IS_BETTER, METRICS
 from pliant.lab.papers.claims import (
@@ -28,7 +27,7 @@ from pliant.lab.papers.claims import (
     Test,
 )
 from pliant.lab.shapes import curves
-from pliant.lab.study import CHOSEN
+from pliant.lab.study import CHOSEN, spec_of
 from pliant.lab.verdict import Comparison, Verdict, VerdictError, holm, judge, judge_datasets
 
 __all__ = ["Finding", "Settled", "decide"]
@@ -215,7 +214,7 @@ def _another(activation: str, contender: str) -> bool:
     one, other = activation.removeprefix(CHOSEN), contender.removeprefix(CHOSEN)
     if activation != one or contender != other:
         return activation == one
-    return catalog.parse(activation).entry.name != catalog.parse(contender).entry.name
+    return spec_of(activation).entry.name != spec_of(contender).entry.name
 
 
 def _of_a_column(test: MeanTest, evidence: Evidence, contender: str, rivals: Sequence[str], alpha: float) -> Verdict | None:

@@ -20,7 +20,6 @@ import safetensors.numpy
 from numpy.typing import NDArray
 from torch import nn
 
-from pliant import catalog
 from pliant.lab import index, papers
 from pliant.lab.choosing import choices_told, chosen_rows, filled
 from pliant.lab.datasets import Data, Detection
@@ -33,7 +32,7 @@ from pliant.lab.report import PAGE, Detected, ReportData, Shape, build, draw, wr
 from pliant.lab.score import confusion, reliability_of, reliability_sums
 from pliant.lab.shapes import learned, shape
 from pliant.lab.store import DETECTIONS, HISTORY, PREDICTIONS, Identity, Store, StoreError
-from pliant.lab.study import Study, TrialSpec, canonical, data_of, plan
+from pliant.lab.study import FROZEN, Study, TrialSpec, canonical, data_of, plan, spec_of
 from pliant.lab.verdict import (
     Predictions,
     Sampled,
@@ -176,6 +175,12 @@ class Result:
         told += [f"Released quirks on: {'; '.join(f'{q} ({QUIRKS[q]})' for q in quirks)}."] if quirks else []
         told += [f"Arithmetic changed for speed: {', '.join(speed)}."] if speed else []
         told += choices_told(self.rows, self.study) if self.study.families else []
+        told += [
+            f"{label}: its coefficients do not learn. Each call site keeps those with which the training of "
+            f"{label.removesuffix(', frozen')} with the same weights, split and batches ended, whose time is not counted here."
+            for activation, label in self.study.labels.items()
+            if activation.startswith(FROZEN)
+        ]
         if "test_as_validation" in quirks:
             told.append("The test part chose the epoch, so the test scores are no estimate for new data.")
         told += [lacking] if (lacking := self._classes_not_tested) else []
@@ -450,7 +455,7 @@ class Result:
         for activation in self.study.activations:
             if activation not in self.study.families:
                 own = self.study.custom.activations.get(activation)
-                make = own if own is not None else functools.partial(catalog.create, activation)
+                make = own if own is not None else spec_of(activation).create
                 yield (
                     activation,
                     make,

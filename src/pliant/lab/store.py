@@ -284,6 +284,10 @@ class TrialDirectory:
         self.key: Final = key
         self._history_checked = False
 
+    def beside(self, key: str) -> TrialDirectory:
+        """Another trial of the same store, see :meth:`Store.trial`."""
+        return TrialDirectory(self.path.parent.parent / key[:2] / key, key)
+
     # Reading
 
     def outcome(self) -> Outcome:

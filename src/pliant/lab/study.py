@@ -25,6 +25,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
 from pliant import catalog
+from pliant.activation import Activation
+from pliant.coefficients import Learned
 from pliant.errors import PliantError, unknown
 from pliant.lab import datasets, models
 from pliant.lab.datasets import Arrays, Data, Dataset, Detection, files
@@ -35,6 +37,7 @@ from pliant.lab.recipe import Frozen, Normalise, Optimizer, Protocol, Train, can
 
 __all__ = [
     "CHOSEN",
+    "FROZEN",
     "Component",
     "Custom",
     "Optimizer",
@@ -45,6 +48,7 @@ __all__ = [
     "TrialSpec",
     "canonical",
     "plan",
+    "spec_of",
     "spelled",
 ]
 
@@ -62,6 +66,10 @@ class StudyError(PliantError, ValueError):
 
 CHOSEN = "best:"
 """What the name of an entrant that is chosen among candidates starts with, see :attr:`Study.select`."""
+
+
+FROZEN = "frozen:"
+"""What the name of an entrant that keeps what another training learned starts with, see :attr:`Study.activations`."""
 
 
 class _Options(dict[str, Any]):
@@ -231,7 +239,9 @@ class Study(Frozen):
     model: Component
     """A name of ``pliant list models``, with its options. For detection that of a detector."""
     activations: tuple[str, ...] = Field(min_length=1)
-    """What is compared: specs such as ``srelu[beta=0.1]``, names of ``pliant list activations``."""
+    """What is compared: specs such as ``srelu[beta=0.1]``, names of ``pliant list activations``. ``frozen:arelu`` is AReLU with
+    coefficients that do not learn: each call site keeps those with which the training of ``arelu`` with the same weights, split
+    and batches ended. That training is done first where the store lacks it, and its time does not count as the entrant's."""
     select: Annotated[dict[str, tuple[str, ...]], pydantic.AfterValidator(_Options)] = Field(default_factory=_Options)
     """Families of activations by name, each a list of candidates. Among ``activations`` ``best:<name>`` is then one entrant:
     for each repeat and fold that candidate whose validation loss is lowest (of detectors: whose validation AP is highest), and
@@ -298,7 +308,7 @@ class Study(Frozen):
         """What to show for each activation, candidates included."""
         own = (*self.custom.activations, *self.families)
         names = dict.fromkeys([*self.activations, *self.trained])
-        return {a: a.partition(":")[2] if a in own else catalog.parse(a).label for a in names}
+        return {a: a.partition(":")[2] if a in own else _label(a) for a in names}
 
     @property
     def families(self) -> dict[str, tuple[str, ...]]:
@@ -483,13 +493,43 @@ def _resolve(given: dict[str, Any]) -> tuple[dict[str, Any], Custom]:
 def spelled(activation: str) -> str:
     """The spec of an activation in the one spelling that studies have.
 
-    A name with ":" is no spec and stays: a user's own class in a study that is read back, which resolves only next to that
-    class, or an entrant that is chosen among candidates.
+    Another name with ":" than that of a frozen one is no spec and stays: a user's own class in a study that is read back, which
+    resolves only next to that class, or an entrant that is chosen among candidates.
 
     Raises:
         UnknownNameError, DomainError: as :func:`pliant.catalog.parse`.
+        StudyError: what is to be frozen learns nothing.
     """
-    return activation if ":" in activation else str(catalog.parse(activation))
+    if not activation.startswith(FROZEN):
+        return activation if ":" in activation else str(catalog.parse(activation))
+    learned = activation.removeprefix(FROZEN)
+    if ":" in learned:
+        raise StudyError(
+            f"The study's activation {activation!r} freezes {learned!r}; expected one of pliant list activations after "
+            f"{FROZEN!r}, such as '{FROZEN}arelu'."
+        )
+    spec = catalog.parse(learned)
+    made = [m for m in spec.create().modules() if isinstance(m, Activation)]
+    if not any(isinstance(kind, Learned) for m in made for kind in m.kinds.values()):
+        raise StudyError(
+            f"The study's activation {activation!r} freezes {spec.label}, which learns no coefficient, so that it would be the "
+            f"same function twice. Give {str(spec)!r}, or one that learns, such as '{FROZEN}arelu'."
+        )
+    return f"{FROZEN}{spec}"
+
+
+def spec_of(activation: str) -> catalog.Spec:
+    """The catalogue's spec of an entrant that has one: of a frozen one, that of what learned its coefficients."""
+    return catalog.parse(activation.removeprefix(FROZEN))
+
+
+def _is_own(activation: str) -> bool:
+    """Whether it is, by its name, a class or function of the user's."""
+    return ":" in activation and not activation.startswith(FROZEN)
+
+
+def _label(activation: str) -> str:
+    return f"{spec_of(activation).label}{', frozen' if activation.startswith(FROZEN) else ''}"
 
 
 def _families(select: Any, activations: Sequence[str]) -> dict[str, tuple[str, ...]]:
@@ -649,7 +689,7 @@ def plan(study: Study) -> tuple[TrialSpec, ...]:
     """
     custom, named = study.custom, study.dataset
     versions = {"training": TRAINING_VERSION}
-    of_activation = {a: catalog.parse(a).entry.version for a in study.trained if ":" not in a}
+    of_activation = {a: spec_of(a).entry.version for a in study.trained if not _is_own(a)}
     if custom.data is not None:
         fingerprint = custom.data.fingerprint()
     elif study.dataset.name == "arrays":
@@ -661,6 +701,7 @@ def plan(study: Study) -> tuple[TrialSpec, ...]:
         fingerprint = getattr(dataset, "sha256", None) or data_of(named, custom).fingerprint()
     detects = isinstance(custom.data, Detection) or _is_detection(study.dataset.name)
     _check_task(study, detects)
+    _check_frozen(study)
     if detects:
         model, sources = _detector(study.model)
         versions["model"] = detection.VERSIONS[study.model.name]
@@ -683,7 +724,7 @@ def plan(study: Study) -> tuple[TrialSpec, ...]:
         own = dict(sources)
         if activation in custom.activations:
             own["activation"], own["activation_module"] = identities[activation]
-        elif ":" in activation:
+        elif _is_own(activation):
             raise StudyError(f"The activation {activation!r} is a class that only the program that made the study has.")
         first = TrialSpec(
             dataset=named,
@@ -782,6 +823,7 @@ def _check_task(study: Study, detects: bool) -> None:
         "protocol.normalise": p.standardise is not None or p.normalise is not None,
     }
     wrong |= {f"train.speed = {s!r}": s not in ("tf32", "cudnn_benchmark") for s in train.speed}
+    wrong |= {f"the activation {a}": a.startswith(FROZEN) for a in study.trained}
     wrong |= {f"the quirk {q}": q not in ("test_on_64_images", "test_as_validation", "released_tie_rule") for q in study.quirks}
     if named := [key for key, found in wrong.items() if found]:
         raise StudyError(
@@ -808,7 +850,7 @@ def _with_dropout(component: Component, function: Callable[..., Any]) -> Compone
 
 def _check_quirks(study: Study) -> None:
     """A quirk that cannot change anything here is a misunderstanding, and would still be printed above the results."""
-    entries = [catalog.parse(a) for a in study.trained if ":" not in a]
+    entries = [spec_of(a) for a in study.trained if not _is_own(a)]
     if "released_tie_rule" in study.quirks and not any(_plain_arelu(e) for e in entries):
         raise StudyError(
             "The quirk released_tie_rule starts AReLU from (1, 1, 0, 0), but the study has no plain 'arelu'. Add it, or leave "
@@ -828,6 +870,15 @@ def _check_quirks(study: Study) -> None:
         raise StudyError(
             "protocol.validation is 0, which leaves nothing to choose the epoch on. Give a share such as 0.1; only the quirk "
             "test_as_validation does without one."
+        )
+
+
+def _check_frozen(study: Study) -> None:
+    frozen = [a for a in study.trained if a.startswith(FROZEN)]
+    if frozen and study.train.world_size > 1:
+        raise StudyError(
+            f"The activation {frozen[0]!r} keeps what another training learned, which a single process can; leave it out, or "
+            f"give train.world_size = 1 in place of {study.train.world_size}."
         )
 
 
@@ -900,7 +951,7 @@ def activation_factory(spec: TrialSpec, custom: Custom) -> Callable[[], nn.Modul
     """What makes a new activation for one call site of a trial."""
     if spec.activation in custom.activations:
         return custom.activations[spec.activation]
-    chosen = catalog.parse(spec.activation)
+    chosen = spec_of(spec.activation)
     if "released_tie_rule" in spec.quirks and _plain_arelu(chosen):
         chosen = catalog.parse("arelu[released]")
     return chosen.create

@@ -20,18 +20,18 @@ from torch import Tensor, nn
 from pliant.activation import Activation
 from pliant.clock import Clock
 from pliant.errors import PliantError
-from pliant.lab import batch_norm, dropout, models, optimizers
+from pliant.lab import batch_norm, dropout, frozen, models, optimizers
 from pliant.lab.batches import Changes, Examples, batches
 from pliant.lab.course import Course, coefficients
 from pliant.lab.datasets import Data
 from pliant.lab.increments import Increments, weights
-from pliant.lab.network import construct
+from pliant.lab.network import ModelError, construct
 from pliant.lab.protocol import Split, seed_of, split
 from pliant.lab.ranks import ALONE, Ranks
 from pliant.lab.recipe import Train
 from pliant.lab.score import score
-from pliant.lab.store import PREDICTIONS, TrialDirectory
-from pliant.lab.study import Custom, StudyError, TrialSpec, activation_factory
+from pliant.lab.store import PREDICTIONS, TrialBusyError, TrialDirectory
+from pliant.lab.study import FROZEN, Custom, StudyError, TrialSpec, activation_factory
 
 __all__ = [
     "DeviceError",
@@ -209,6 +209,8 @@ def begin(
         torch.cuda.reset_peak_memory_stats(device)
     examples = _examples(spec, data, parts, device, others)
     network, activations = build(spec, data, custom)
+    if spec.activation.startswith(FROZEN):
+        frozen.freeze(activations)
     if spec.train.sync_batch_norm:
         network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
     network = network.to(device)
@@ -229,7 +231,35 @@ def begin(
         ranks=ranks,
     )
     training.resume()
+    if spec.activation.startswith(FROZEN):
+        training.learned_by = frozen.learner(spec).key
+        if not training.state.epoch:
+            frozen.put(network, _learned(spec, data, custom, trial))
+            training.best = copy.deepcopy(network.state_dict())
     return training
+
+
+def _learned(spec: TrialSpec, data: Data, custom: Custom, trial: TrialDirectory) -> dict[str, Any]:
+    """The coefficients by site with which the trial ended that learned those of this one. It is run first where it must be."""
+    first = frozen.learner(spec)
+    kept = trial.beside(first.key)
+    while kept.outcome() not in ("done", "diverged"):
+        try:
+            with kept.lock():
+                if kept.outcome() not in ("done", "diverged"):
+                    kept.begin(first.model_dump(mode="json"))
+                    train(first, data, custom, kept)
+        except TrialBusyError:
+            # Another process is training it.
+            time.sleep(1.0)
+    if kept.outcome() == "diverged":
+        raise ModelError(
+            f"{spec.activation} keeps what the training of {first.activation} learned, and that one diverged (repeat "
+            f"{spec.repeat}, fold {spec.fold}), so there is nothing to keep. Lower the learning rate of the study, or leave "
+            f"{spec.activation} out."
+        )
+    found: dict[str, Any] = kept.history()[-1]["coefficients"]
+    return found
 
 
 def _examples(spec: TrialSpec, data: Data, parts: Split, device: torch.device, others: Iterable[Training]) -> Examples:
