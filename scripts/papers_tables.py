@@ -350,16 +350,17 @@ def claim_rows(paper: str, known_: Known) -> list[list[str]]:
                 f"[`{f.directory}`](../../records/{f.directory}))"
                 for f in answer.findings
             ]
-            if len(told) < answer.tests:
-                lacking = f"{answer.tests - len(told)} of its {answer.tests} comparisons were not run, or not at one size"
-                told.append(f"{lacking}; next `{answer.command}`, {answer.trials:,} trials")
+            if answer.lacking:
+                told.append(f"{answer.lacking}; next `{answer.command}`, {answer.cost}")
             ours = "; ".join(told)
         elif answer.state == "settled":
-            ours = f"settled by algebra or a test: `{claim.settled_by}`"
+            ours = f"**{claim.settled}**, by algebra or a test (`{claim.settled_by}`): {claim.experiment.rstrip('.')}"
         elif answer.state == "not run":
-            ours = f"not run: `{answer.command}`, {answer.trials:,} trials"
+            ours = f"**not run**: `{answer.command}`, {answer.cost}"
+            ours += f"; {answer.lacking}" if answer.lacking else ""
         else:
-            ours = f"open: {claim.not_yet or claim.experiment}"
+            ours = f"**open**: {claim.experiment.rstrip('.')}"
+        ours += f". {claim.not_yet}" if claim.not_yet else ""
         rows.append([str(claim.number), claim.title, f"**{claim.evidence_status}**: {claim.evidence}", ours])
     return rows
 

@@ -185,6 +185,8 @@ def test_a_variant_with_required_options() -> None:
         ("dsrelu[released]", "DSReLU released"),
         ("dsrelu[released,endpoints=exact]", "DSReLU released(endpoints=exact)"),
         ("arelu[b=0.2]", "AReLU(b=0.2)"),
+        ("dsrelu[slope=logistic(0.5773502691896257,3.7320508075688776,5)]", "DSReLU(slope=logistic(0.5774,3.732,5,raw))"),
+        ("leakyrelu[negative_slope=0.0000123456789]", "LeakyReLU(1.235e-05)"),
         ("prelu[init=0.1]", "PReLU(weight=learned(0.1))"),
     ],
 )

@@ -126,12 +126,12 @@ class Spec:
 
     @property
     def label(self) -> str:
-        """What tables and charts show, for example ``LeakyReLU(0.01)`` or ``DSReLU released``."""
+        """What tables and charts show, for example ``LeakyReLU(0.01)`` or ``DSReLU released``; long numbers in four digits."""
         entry = self.entry
         given = dict(self.options)
         parameters = inspect.signature(self._factory).parameters
-        words = [_write(given.pop(n, parameters[n].default)) for n in entry.shown if n in parameters]
-        words += [f"{k}={_write(v)}" for k, v in given.items()]
+        words = [_shown(given.pop(n, parameters[n].default)) for n in entry.shown if n in parameters]
+        words += [f"{k}={_shown(v)}" for k, v in given.items()]
         return f"{self._title}({', '.join(words)})" if words else self._title
 
     @property
@@ -166,6 +166,10 @@ def _options(factory: Callable[..., nn.Module]) -> dict[str, Any]:
     """What a spec may set, with the defaults: not where a module lives and in which dtype, nor that it destroys its input."""
     parameters = inspect.signature(factory).parameters
     return {n: p.default for n, p in parameters.items() if n not in ("inplace", "device", "dtype")}
+
+
+def _shown(value: Any) -> str:
+    return re.sub(r"\d+\.\d{6,}(?:e[+-]?\d+)?", lambda number: f"{float(number[0]):.4g}", _write(value))
 
 
 def _write(value: Any) -> str:

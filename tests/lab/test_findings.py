@@ -87,6 +87,113 @@ def test_equal_supports_as_good_as_and_refutes_better_than() -> None:
     assert decide(claim(equal=True), evidence({"relu": BASE, "srelu": raised(-0.05)})).word == "REFUTED"
 
 
+@pytest.mark.parametrize(
+    ("by", "noise", "word", "verdict"),
+    [
+        (0.02, 1, "SUPPORTED", "BETTER"),
+        # Perhaps a little worse, and perhaps far better: no worse than the margin.
+        (0.02, 18, "SUPPORTED", "NOT WORSE"),
+        (-0.02, 1, "REFUTED", "WORSE"),
+        # Worse, and not shown to be so by more than the margin.
+        (-0.011, 2, "UNDECIDED", "CANNOT TELL"),
+    ],
+)
+def test_no_worse_is_held_to_the_margin(by: float, noise: float, word: str, verdict: str) -> None:
+    found = decide(claim(equal=True), evidence({"relu": BASE, "srelu": raised(by, noise)}))
+    assert (found.word, found.verdict) == (word, verdict)
+
+
+@pytest.mark.parametrize(
+    ("by", "noise", "word", "verdict"),
+    [
+        (0.03, 1, "SUPPORTED", "BETTER"),
+        # A lead that is shown, and shown to be smaller than the claim's.
+        (0.01, 1, "REFUTED", "LESS"),
+        (-0.01, 1, "REFUTED", "WORSE"),
+        (0.02, 6, "UNDECIDED", "CANNOT TELL"),
+    ],
+)
+def test_a_claim_of_a_size_is_held_to_it(by: float, noise: float, word: str, verdict: str) -> None:
+    given = evidence({"relu": BASE, "srelu": raised(by, noise)})
+    found = decide(claim(least=0.02), given)
+    assert (found.word, found.verdict) == (word, verdict)
+    # Each of several must be behind by as much.
+    both = dataclasses.replace(evidence({"relu": BASE, "gelu": raised(0.02), "srelu": raised(0.03)}))
+    assert decide(claim(("relu", "gelu"), least=0.02), both).word == "REFUTED"
+    assert decide(claim(("relu",), least=0.02), both).word == "SUPPORTED"
+
+
+def test_a_quotient_is_compared_as_one() -> None:
+    times = {
+        "relu": [1.0 + 0.05 * i for i in range(10)],
+        "srelu": [1.2 * (1.0 + 0.05 * i) + 0.001 * (-1) ** i for i in range(10)],
+    }
+    given = evidence({"relu": BASE, "srelu": BASE}, seconds_per_epoch=times)
+    told = {"metric": "seconds_per_epoch", "relative": True}
+    found = decide(claim(direction="lower", equal=True, margin=0.02, **told), given)
+    assert (found.word, found.verdict) == ("REFUTED", "WORSE")
+    assert found.sentence.startswith("SRELU has 1.2 [1.2, 1.2] times the seconds_per_epoch of RELU, n = 10")
+    assert decide(claim(direction="lower", equal=True, margin=0.25, **told), given).word == "SUPPORTED"
+    assert decide(claim(direction="higher", least=0.15, **told), given).word == "SUPPORTED"
+    assert decide(claim(direction="higher", least=0.25, **told), given).word == "REFUTED"
+    assert decide(claim(direction="same", margin=0.25, **told), given).word == "SUPPORTED"
+    # Nothing has a quotient with 0.
+    nothing = {"relu": [0.0] * 10, "srelu": [1.0] * 10}
+    assert decide(claim(**told), evidence({"relu": BASE, "srelu": BASE}, seconds_per_epoch=nothing)).n == 0
+
+
+def test_a_difference_of_two_columns_is_one() -> None:
+    train = {"relu": [b + 0.05 for b in BASE], "srelu": [b + 0.02 + e for b, e in zip(BASE, NOISE, strict=True)]}
+    given = evidence({"relu": BASE, "srelu": BASE}, train_f1=train, validation_f1={"relu": BASE, "srelu": BASE})
+    found = decide(claim(metric="train_f1 - validation_f1", direction="lower"), given)
+    assert (found.word, found.n) == ("SUPPORTED", 10)
+    assert found.difference == pytest.approx(-0.03)
+    assert "train_f1 - validation_f1: -3.00 points" in found.sentence
+
+
+def test_the_tests_of_a_claim_pay_for_their_number() -> None:
+    """A difference that one test alone would show is not shown by one of six, unless the others are (Holm); the numbers beside
+    it stay as they are everywhere else."""
+    near = evidence({"relu": BASE, "srelu": raised(0.002, 1)})
+    clear = evidence({"relu": BASE, "srelu": raised(0.03)})
+    nothing = evidence({"relu": BASE, "srelu": raised(0.0, 8)})
+
+    def told(*parts: Evidence) -> list[Any]:
+        class Held(Known):
+            def best(self, name: str, tier: Any = None) -> Evidence | None:
+                return parts[int(name)]
+
+        tests = tuple(claim(study=str(i), margin=0.0) for i in range(len(parts)))
+        return list(settle(dataclasses.replace(papers.claims("aaf")[0], studies=(), tests=tests), Held(None)).findings)
+
+    (alone,) = told(near)
+    assert alone.word == "SUPPORTED"
+    found = told(near, *[nothing] * 5)
+    assert [f.word for f in found] == ["UNDECIDED"] * 6
+    assert found[0].sentence == alone.sentence
+    assert (found[0].low, found[0].high) == (alone.low, alone.high)
+    assert [f.word for f in told(near, *[clear] * 5)] == ["SUPPORTED"] * 6
+
+
+def test_times_of_a_record_count_where_it_ran_alone() -> None:
+    times = {"relu": [1.0 + 0.01 * i for i in range(10)], "srelu": [1.3 + 0.012 * i for i in range(10)]}
+    given = dataclasses.replace(evidence({"relu": BASE, "srelu": BASE}, seconds_per_epoch=times), origin="record")
+
+    def told(timed: bool, metric: str) -> Answer:
+        class Held(Known):
+            def best(self, name: str, tier: Any = None) -> Evidence | None:
+                return dataclasses.replace(given, timed=timed)
+
+        test = claim(metric=metric, direction="lower")
+        return settle(dataclasses.replace(papers.claims("aaf")[0], studies=("s",), tests=(test,)), Held(None))
+
+    assert told(True, "seconds_per_epoch").findings[0].word == "REFUTED"
+    answer = told(False, "seconds_per_epoch")
+    assert (answer.state, answer.findings) == ("not run", ())
+    assert answer.lacking == "rows of s (full) are not what is compared, or not of one size"
+    assert told(False, "test_loss").findings
+
+
 def test_the_best_must_beat_each_of_the_others() -> None:
     three = {"relu": BASE, "elu": raised(0.01), "srelu": raised(0.03)}
     found = decide(claim("best"), evidence(three))

@@ -229,7 +229,7 @@ def test_claims_read_well_in_a_hundred_columns(pliant, wdbc: tuple[Store, Path],
     assert words
     assert all(tier == " at the smoke tier only" for _, tier in words)
     assert "not run: " in out
-    assert re.search(r"run    pliant run srelu-\S+ --tier full  \(\d+ trials\)", out)
+    assert re.search(r"run pliant run srelu-\S+ --tier full \(\d+ trials of \d+ epochs", " ".join(out.split()))
 
 
 def test_claims_for_programs(pliant, wdbc: tuple[Store, Path]) -> None:
@@ -241,7 +241,9 @@ def test_claims_for_programs(pliant, wdbc: tuple[Store, Path]) -> None:
     decided = [a for a in answers if a["state"] == "decided"]
     assert decided
     assert all(f["tier"] == "smoke" and f["n"] == 2 for a in decided for f in a["findings"])
-    assert all(a["command"].startswith("pliant run ") and a["trials"] > 0 for a in answers if a["state"] == "not run")
+    lacking = [a for a in answers if a["state"] == "not run"]
+    assert lacking
+    assert all(a["command"].startswith("pliant run ") and a["wanting"][0]["trials"] > 0 for a in lacking)
     code, _, err = pliant("claims", "relu")
     assert code == 2
     assert "no paper named 'relu'" in err
@@ -273,7 +275,9 @@ def test_where_nothing_was_run_the_command_and_its_cost_stand() -> None:
         if answer.state == "not run":
             name = answer.command.split()[2]
             assert answer.command == f"pliant run {name} --tier full"
-            assert answer.trials == size_of(papers.study(name)) > 0
+            assert answer.wanting[0].trials == size_of(papers.study(name)) > 0
+            assert answer.cost.startswith(f"{answer.wanting[0].trials:,} trials of {papers.study(name).train.epochs} epochs")
+            assert len(answer.wanting) == len(number.studies) or number.tests
 
 
 def test_the_size_of_a_study_is_that_of_its_plan() -> None:
@@ -372,10 +376,10 @@ def test_a_claim_goes_from_not_run_to_the_word_of_its_tier_wherever_it_is_shown(
     line, row, part = shown()
     trials = size_of(papers.study("srelu-wdbc"))
     assert "ours not run: " in line
-    assert f"run pliant run srelu-wdbc --tier full ({trials} trials)" in line
-    assert row == f"not run: `pliant run srelu-wdbc --tier full`, {trials} trials"
+    assert f"run pliant run srelu-wdbc --tier full ({trials} trials of 100 epochs)" in line
+    assert row == f"**not run**: `pliant run srelu-wdbc --tier full`, {trials} trials of 100 epochs"
     assert "not run" in part
-    assert f"pliant run srelu-wdbc --tier smoke ({size_of(papers.study('srelu-wdbc', 'smoke'))} trials)" in part
+    assert f"pliant run srelu-wdbc --tier smoke ({size_of(papers.study('srelu-wdbc', 'smoke'))} trials of 20 epochs)" in part
     assert tables.results("srelu").startswith("No study of this paper has a record yet")
 
     name = add(recorded["changed"], kept)

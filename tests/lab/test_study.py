@@ -372,3 +372,9 @@ def test_a_network_instead_of_a_function() -> None:
 def test_networks_of_a_user_are_tried_before_anything_runs(model, expected: str) -> None:
     with pytest.raises(ModelError, match=expected):
         own(model)
+
+
+def test_labels_that_would_be_one_are_the_specs() -> None:
+    near = ["srelu[beta=0.123456781]", "srelu[beta=0.123456789]", "relu"]
+    labels = Study(name="near", dataset="wdbc", model="ffnn", activations=near).labels
+    assert labels == {near[0]: near[0], near[1]: near[1], "relu": "ReLU"}

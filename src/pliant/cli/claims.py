@@ -103,24 +103,19 @@ def _lines(answer: Answer, width: int) -> Iterator[str]:
         rest = f" {finding.unfinished} trials of it have no result." if finding.unfinished else ""
         told = f"{finding.sentence} [{source}]{rest}"
         yield from _part("" if i else "ours", label, told, width, STYLES[finding.word])
-    if 0 < len(answer.findings) < answer.tests:
-        yield from _part(
-            "",
-            "",
-            f"{answer.tests - len(answer.findings)} of its {answer.tests} comparisons were not run, or not at one size.",
-            width,
-        )
     if answer.state == "settled":
-        yield from _part("ours", "settled", f"by algebra or a test: {claim.settled_by}. {claim.experiment}", width)
+        yield from _part("ours", claim.settled or "", f"by algebra or a test, {claim.settled_by}. {claim.experiment}", width)
     elif answer.state == "not run":
         yield from _part("ours", "not run", claim.experiment, width, "yellow")
     elif answer.state == "open":
-        yield from _part("ours", "open", claim.not_yet or claim.experiment, width, "yellow")
+        yield from _part("ours", "open", claim.experiment, width, "yellow")
         if answer.rows:
             told = ", ".join(f"{name} ({size}; {origin})" for name, size, origin in answer.rows)
             yield from _part("rows", "", told, width)
+    for said in filter(None, (answer.lacking, claim.not_yet)):
+        yield from _part("", "", f"{said[0].upper()}{said[1:].rstrip('.')}.", width)
     if answer.command:
-        yield from _part("run", "", f"{answer.command}  ({answer.trials} trials)", width)
+        yield from _part("run", "", f"{answer.command}  ({answer.cost})", width)
 
 
 def _part(head: str, word: str, text: str, width: int, style: str = "") -> Iterator[str]:
@@ -146,7 +141,8 @@ def _plain(answer: Answer) -> dict[str, Any]:
     values = dataclasses.asdict(answer)
     findings = [_numbers(finding) for finding in values.pop("findings")]
     tests = values.pop("tests")
-    return {**values.pop("claim"), **values, "studies_tested": tests, "findings": findings}
+    told = {"command": answer.command, "cost": answer.cost, "lacking": answer.lacking}
+    return {**values.pop("claim"), **values, **told, "studies_tested": tests, "findings": findings}
 
 
 def _numbers(finding: dict[str, Any]) -> dict[str, Any]:

@@ -36,6 +36,14 @@ def record(
     changes: Changes = None,
     store: StoreOption = DEFAULT_STORE,
     into: Annotated[Path, typer.Option(help="The folder of records; a folder for the study is made in it.")] = Path("records"),
+    timed: Annotated[
+        bool,
+        typer.Option(
+            "--timed",
+            help="The trials had the machine to themselves, one after the other (--on serial --stack 1): their times may be "
+            "compared. Without it claims about time do not look at the record.",
+        ),
+    ] = False,
 ) -> None:
     """Write what is in the store of a study as a record: rows, verdict, environment, command and figures, without weights.
 
@@ -48,14 +56,14 @@ def record(
         if len(results) > 1 and not result.counts["done"] + result.counts["diverged"]:
             console.print(f"[yellow]no record:[/] {plain(result.study.directory)} has no finished trial.")
             continue
-        _one(result, study if study.endswith(".toml") else result.study.name, into, console)
+        _one(result, study if study.endswith(".toml") else result.study.name, into, console, timed=timed)
 
 
-def _one(result: Result, name: str, into: Path, console: Console) -> None:
+def _one(result: Result, name: str, into: Path, console: Console, *, timed: bool) -> None:
     from pliant.lab import records
 
     command = command_of(result, name, None)
-    path = records.write(result, into, command=command)
+    path = records.write(result, into, command=command, timed=timed)
     kept = records.read(path)
     files = [p for p in path.rglob("*") if p.is_file()]
     console.print(

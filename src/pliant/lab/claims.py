@@ -6,12 +6,13 @@ record. The word of the verdict (:mod:`pliant.lab.verdict`) decides, in the dire
 * SUPPORTED: the activation is shown to stand where the claim puts it. Against "the best of the others" it must be shown to
   beat every one of them, each at the level of the test: then the chance that this is wrong is no larger than that level.
 * REFUTED: it is shown to stand on the other side, or shown to be practically equal (within the claim's margin) to what the
-  claim puts it above. Where the claim is "as good as", being equal supports it.
+  claim puts it above. Where the claim is "as good as", being no worse than that supports it; where it states a size, a lead
+  that is shown to be smaller refutes it.
 * UNDECIDED: neither is shown.
 
 What was settled at a reduced tier, or by a study that was changed, says so, and never stands for the claim at the paper's
-size. Many claims are about several
-networks or data sets: each has its own test and its own word, and the words are not added up.
+size. Many claims are about several networks or data sets: each has its own test and its own word, and the words are not added
+up. They are one look at the claim, though, so the words of all that were run are held to 5 % together (Holm).
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ from typing import Literal
 from pliant.lab import papers, records
 from pliant.lab.datasets.arrays import DataError
 from pliant.lab.evidence import Evidence, Tier, placed, together
-from pliant.lab.findings import Finding, decide
+from pliant.lab.findings import SHOWN, Finding, decide
 from pliant.lab.papers import Claim
-from pliant.lab.papers.claims import CellsTest, InteractionTest, MeanTest, Test
+from pliant.lab.papers.claims import CellsTest, MeanTest, Test, studies_of
 from pliant.lab.result import Result
 from pliant.lab.store import Store
 from pliant.lab.study import Study
@@ -104,7 +105,7 @@ class Answer:
         state: "decided" by rows, at least for one of its tests; "settled" by algebra or a test; "open": no comparison of rows
             settles it; "not run".
         findings: what the rows say, one for each of the claim's tests that has rows, in their order. tests: how many it has.
-        command, trials: what would run its first study (or the first that is missing) at full size, and how many trials.
+        wanting: what would run its studies that are not done at full size.
         rows: studies with results that speak about the claim, as (name, size, origin); see :attr:`Evidence.size`.
     """
 
@@ -112,9 +113,43 @@ class Answer:
     state: State
     findings: tuple[Finding, ...] = ()
     tests: int = 0
-    command: str = ""
-    trials: int = 0
+    wanting: tuple[Cost, ...] = ()
     rows: tuple[tuple[str, str, str], ...] = ()
+
+    @property
+    def lacking(self) -> str:
+        """What is to be said of tests without a finding, as a clause without a full stop; "" where there is none."""
+        lacks = self.tests - len(self.findings)
+        if not lacks or self.state == "settled":
+            return ""
+        if not self.findings:
+            needed = {name for test in self.claim.tests for name in studies_of(test)}
+            had = [f"{name} ({size.partition(':')[0]})" for name, size, _ in self.rows if name in needed]
+            return f"rows of {', '.join(had)} are not what is compared, or not of one size" if had else ""
+        return f"{lacks} of its {self.tests} comparisons {'has' if lacks == 1 else 'have'} no rows, or none at one size"
+
+    @property
+    def command(self) -> str:
+        """What runs the first study that is wanting; "" where none is."""
+        return self.wanting[0].command if self.wanting else ""
+
+    @property
+    def cost(self) -> str:
+        """What that study takes, and all that are wanting."""
+        if not self.wanting:
+            return ""
+        first, n = self.wanting[0], len(self.wanting)
+        whole = f"; {n} studies with {sum(c.trials for c in self.wanting):,} trials in all" if n > 1 else ""
+        return f"{first.trials:,} trials of {first.epochs} epochs{whole}"
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What runs a study: a command, how many trials that are, and the epochs of each."""
+
+    command: str
+    trials: int
+    epochs: int
 
 
 def settle(claim: Claim, known: Known, tier: Tier | None = None) -> Answer:
@@ -127,32 +162,46 @@ def settle(claim: Claim, known: Known, tier: Tier | None = None) -> Answer:
     rows = tuple((name, found.size, found.origin) for name, found in seen.items())
     if claim.tests:
         given = [(test, _evidence(test, known, tier)) for test in claim.tests]
-        told = [decide(_across(test), evidence) for test, evidence in given if evidence is not None]
-        findings = tuple(finding for finding in told if finding is not None)
-        needed = [name for test in claim.tests for name in _studies(test)]
-        wanting = [name for name in needed if not _whole(known.best(name, tier))]
-        command, trials = cost(wanting[0], tier) if wanting else ("", 0)
+        findings = _decided([(_across(test), evidence) for test, evidence in given if evidence is not None])
+        needed = dict.fromkeys(name for test in claim.tests for name in studies_of(test))
+        lacking = [name for name in needed if name in papers.studies() and not _whole(known.best(name, tier))]
         state: State = "decided" if findings else "not run"
-        return Answer(claim, state, findings, len(claim.tests), command, trials, rows)
+        return Answer(claim, state, findings, len(claim.tests), tuple(cost(name, tier) for name in lacking), rows)
     if claim.settled_by:
         return Answer(claim, "settled", rows=rows)
     if claim.studies and not rows:
-        command, trials = cost(claim.studies[0], tier)
-        return Answer(claim, "not run", (), 0, command, trials)
+        return Answer(claim, "not run", wanting=tuple(cost(name, tier) for name in claim.studies))
     return Answer(claim, "open", rows=rows)
 
 
-def _studies(test: Test) -> tuple[str, ...]:
-    if isinstance(test, InteractionTest):
-        return test.study, test.beside
-    return (test.study, *test.across) if isinstance(test, MeanTest | CellsTest) else (test.study,)
+def _decided(given: Sequence[tuple[Test, Evidence | list[Evidence]]]) -> tuple[Finding, ...]:
+    """A finding for each test that has one. Together they are one look at the claim, so the words are those of Holm's
+    procedure: of m tests one must be decided at a level of 0.05 / m, of the others one at 0.05 / (m - 1), and so on."""
+    told = {i: alone for i, (test, evidence) in enumerate(given) if (alone := decide(test, evidence)) is not None}
+    left = {i for i, finding in told.items() if finding.word != "UNDECIDED"}
+    decided: set[int] = set()
+    while left:
+        alpha = SHOWN / (len(told) - len(decided))
+        for i in left:
+            again = decide(*given[i], alpha)
+            assert again is not None
+            told[i] = again
+        if not (new := {i for i in left if told[i].word != "UNDECIDED"}):
+            break
+        decided |= new
+        left -= new
+    return tuple(told.values())
 
 
 def _evidence(test: Test, known: Known, tier: Tier | None) -> Evidence | list[Evidence] | None:
-    """What there is to settle a test with; None where a study it needs has no result, or they are of several sizes."""
-    names = _studies(test)
+    """What there is to settle a test with; None where a study it needs has no result, or they are of several sizes, or it is
+    about times that cannot be compared."""
+    names = studies_of(test)
     if len(names) == 1:
-        return known.best(test.study, tier)
+        found = known.best(test.study, tier)
+        # Beside other work a training takes what time it gets.
+        times = isinstance(test, MeanTest) and "seconds" in test.metric
+        return None if found is not None and times and not found.timed else found
     # Of the largest tier at which there are enough of them: that one was run at a larger one too takes nothing away.
     for one in [tier] if tier else TIERS:
         parts = [found for name in names if (found := known.best(name, one)) is not None]
@@ -179,12 +228,11 @@ def _whole(found: Evidence | None) -> bool:
     return found is not None and found.size == "full" and found.scored == len(found.rows)
 
 
-def cost(name: str, tier: Tier | None = None) -> tuple[str, int]:
-    """The command that runs a study, and how many trials it has. Without a tier, or without one of that name: at full size."""
-    if name not in papers.studies():
-        return "", 0
+def cost(name: str, tier: Tier | None = None) -> Cost:
+    """What runs a study. Without a tier, or without one of that name: at full size."""
     study = papers.study(name, tier if tier in papers.tiers(name) else "full")
-    return f"pliant run {name}{f' --tier {study.tier}' if study.tier else ''}", size_of(study)
+    command = f"pliant run {name}{f' --tier {study.tier}' if study.tier else ''}"
+    return Cost(command, size_of(study), study.train.epochs)
 
 
 def size_of(study: Study) -> int:
@@ -195,7 +243,9 @@ def size_of(study: Study) -> int:
 
 def tally(answers: Sequence[Answer]) -> Iterator[tuple[str, int]]:
     """How many claims stand where, in words, by the first of their tests."""
-    words = {"settled": "settled by algebra or a test", "open": "no comparison of rows settles it", "not run": "not run"}
-    names = [a.findings[0].brief if a.findings else words[a.state] for a in answers]
+    words = {"open": "no comparison of rows settles it", "not run": "not run"}
+    names = [
+        a.findings[0].brief if a.findings else words.get(a.state, f"{a.claim.settled}, by algebra or a test") for a in answers
+    ]
     for name in sorted(set(names)):
         yield name, names.count(name)

@@ -71,6 +71,8 @@ class Evidence:
     """How many classes there are; 0 where that is not known, or no matter."""
     learned: Callable[[], Mapping[str, Sequence[Learned]]] = dict
     """Activation -> what each of its trials had learned when it ended; nothing where that is not known."""
+    timed: bool = True
+    """Whether times in the rows may be compared; of a record, whether it says that its trials ran by themselves."""
 
     @staticmethod
     def of(result: Result) -> Evidence:

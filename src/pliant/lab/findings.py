@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import re
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from pliant.lab.evidence import Evidence, Tier, numbers_of
-from pliant.lab.metrics import HIGHER_IS_BETTER, METRICS
+from pliant.lab.metrics import HIGHER_IS_BETTER, KNOWN
 from pliant.lab.papers.claims import (
     CellsTest,
     ConfusionTest,
@@ -37,6 +38,8 @@ Floats = NDArray[np.float64]
 
 TURNED: Mapping[str, Any] = {"BETTER": "WORSE", "WORSE": "BETTER"}
 """The word of a comparison seen from its other side; the other words stay."""
+SHOWN = 0.05
+"""The level of the intervals that are shown; a word may be held to a stricter one."""
 FEWEST_TO_SPREAD = 4
 """Pairs. Of three, two points on a line away from the third decide everything."""
 SHUFFLES = 4999
@@ -84,9 +87,23 @@ class Finding:
         return self.word if self.tier == "full" else f"{self.word} at the {self.tier} tier only"
 
 
-def decide(test: Test, evidence: Evidence | Sequence[Evidence], alpha: float = 0.05) -> Finding | None:
+def decide(test: Test, evidence: Evidence | Sequence[Evidence], alpha: float = SHOWN) -> Finding | None:
     """What the rows of a study, or of several as the cells of one table, say about a claim; None where they hold nothing of the
-    activation that it is about, or of any that it is compared with."""
+    activation that it is about, or of any that it is compared with.
+
+    Args:
+        alpha: the level of the word; one of several tests of a claim has a share of 0.05. The numbers beside it are shown with
+            the 95 % intervals that they have everywhere else.
+    """
+    shown = _decide(test, evidence, SHOWN)
+    if shown is None or alpha == SHOWN:
+        return shown
+    strict = _decide(test, evidence, alpha)
+    assert strict is not None
+    return dataclasses.replace(shown, word=strict.word, verdict=strict.verdict)
+
+
+def _decide(test: Test, evidence: Evidence | Sequence[Evidence], alpha: float) -> Finding | None:
     if isinstance(test, CellsTest | InteractionTest):
         assert not isinstance(evidence, Evidence)
         return _cells(test, evidence, alpha) if isinstance(test, CellsTest) else _interaction(test, evidence, alpha)
@@ -148,7 +165,7 @@ def _mean(test: MeanTest, evidence: Evidence, alpha: float) -> Finding | None:
         # One of several lies beyond the margin sooner by chance: its interval pays for their number.
         wide = _verdict(test, evidence, contender, alpha / len(seen))
         wider = [] if wide is None else _in_the_claims_direction(wide, test, contender)
-        if apart := [c for c in wider if c.low > test.margin or c.high < -test.margin]:
+        if apart := [c for c in wider if c.low > _margin(test) or c.high < -_margin(test)]:
             worst = max(apart, key=lambda c: abs(c.difference))
             shown = next(c for c in seen if c.rival == worst.rival)
             return finding("REFUTED", "BETTER" if shown.difference > 0 else "WORSE", shown.sentence, shown)
@@ -157,13 +174,26 @@ def _mean(test: MeanTest, evidence: Evidence, alpha: float) -> Finding | None:
         return finding("UNDECIDED", "CANNOT TELL", furthest.sentence, furthest)
     # The rival that stands nearest to, or furthest beyond, where the claim puts the contender.
     hardest = min(seen, key=lambda c: c.lead)
-    against = [c for c in seen if c.word == "WORSE" or (c.word == "EQUIVALENT" and not test.equal)]
-    if against := [c for c in against if not (test.equal and c.within)]:
+    every = len(seen) == len(found)
+    if test.equal or test.least:
+        # Every one of several must be shown to be so, which costs nothing; that one is not pays for their number.
+        size = math.log1p(test.least) if test.relative else test.least
+        floor = -_margin(test) if test.equal else size
+        wide = _verdict(test, evidence, contender, alpha / len(seen))
+        wider = [] if wide is None else _in_the_claims_direction(wide, test, contender)
+        if short := [c.rival for c in wider if c.n and c.most < floor]:
+            worst = min((c for c in seen if c.rival in short), key=lambda c: c.lead)
+            return finding("REFUTED", "WORSE" if test.equal or worst.lead < 0 else "LESS", worst.sentence, worst)
+        if every and all(c.fewest > floor for c in seen):
+            word = "BETTER" if hardest.fewest > 0 else "EQUIVALENT" if hardest.within else "NOT WORSE"
+            return finding("SUPPORTED", word, hardest.sentence, hardest)
+        return finding("UNDECIDED", "CANNOT TELL", hardest.sentence, hardest)
+    if against := [c for c in seen if c.word in ("WORSE", "EQUIVALENT")]:
         worst = min(against, key=lambda c: (c.word != "WORSE", c.lead))
         return finding("REFUTED", worst.word, worst.sentence, worst)
     # Every one of several must be beaten, so none of the tests has to pay for the number of them.
-    if len(seen) == len(found) and all((c.p < alpha and c.lead > 0) or (test.equal and c.within) for c in seen):
-        return finding("SUPPORTED", hardest.word if hardest.word == "EQUIVALENT" else "BETTER", hardest.sentence, hardest)
+    if every and all(c.p < alpha and c.lead > 0 for c in seen):
+        return finding("SUPPORTED", "BETTER", hardest.sentence, hardest)
     return finding("UNDECIDED", "CANNOT TELL", hardest.sentence, hardest)
 
 
@@ -178,6 +208,9 @@ class _Seen:
     low: float
     high: float
     lead: float
+    fewest: float
+    most: float
+    """The ends of the lead's interval."""
     p: float
     within: bool
     """Shown to differ by less than the margin."""
@@ -190,7 +223,7 @@ def _verdict(test: MeanTest, evidence: Evidence, contender: str, alpha: float) -
     if contender not in evidence.activations or not rivals:
         return None
     metric = test.metric.removeprefix("test_")
-    if metric in METRICS and metric != test.metric:
+    if metric in KNOWN and metric != test.metric:
         known = evidence.kept
         if evidence.examples is not None or evidence.design != "official":
             return evidence.verdict(baseline=contender, metric=metric, margin=test.margin, activations=rivals, alpha=alpha)
@@ -220,9 +253,9 @@ def _another(activation: str, contender: str) -> bool:
 def _of_a_column(test: MeanTest, evidence: Evidence, contender: str, rivals: Sequence[str], alpha: float) -> Verdict | None:
     """A verdict on what is not a score of the test part: times, gaps, areas. As a score without steps, the lower the better,
     over the folds; seeds on one fixed split count as such, since what other test examples would say is not in question."""
-    if not numbers_of(evidence.rows, test.metric):
+    rows = [{k: v for k, v in row.items() if k != "partition"} | {"test_loss": _told(row, test)} for row in evidence.rows]
+    if not numbers_of(rows, "test_loss"):
         return None
-    rows = [{k: v for k, v in row.items() if k != "partition"} | {"test_loss": row.get(test.metric)} for row in evidence.rows]
     try:
         verdict = judge(
             rows,
@@ -231,7 +264,7 @@ def _of_a_column(test: MeanTest, evidence: Evidence, contender: str, rivals: Seq
             baseline=contender,
             metric="loss",
             metrics=("loss",),
-            margin=test.margin,
+            margin=_margin(test),
             alpha=alpha,
         )
     except VerdictError:
@@ -244,6 +277,23 @@ def _of_a_column(test: MeanTest, evidence: Evidence, contender: str, rivals: Seq
         for c in verdict.comparisons
     ]
     return dataclasses.replace(verdict, comparisons=tuple(comparisons))
+
+
+def _margin(test: MeanTest) -> float:
+    """In the units in which the two are compared: of a quotient these are logarithms."""
+    return math.log1p(test.margin) if test.relative else test.margin
+
+
+def _told(row: Mapping[str, Any], test: MeanTest) -> Any:
+    """What a row says: a column, or the difference of two; of a quotient the logarithm."""
+    first, _, second = test.metric.partition(" - ")
+    value = row.get(first)
+    if second:
+        numbers = _number(value), _number(row.get(second))
+        value = None if None in numbers else numbers[0] - numbers[1]  # type: ignore[operator]
+    if not test.relative or (number := _number(value)) is None:
+        return value
+    return math.log(number) if number > 0 else None
 
 
 def _same_losses(evidence: Evidence, one: str, other: str) -> bool:
@@ -292,20 +342,33 @@ def _seen(c: Comparison, test: MeanTest, contender: str, alpha: float) -> _Seen:
     word = TURNED.get(c.word, c.word) if higher_claimed == c.higher_is_better else c.word
     difference = -c.difference
     lead = difference if higher_claimed else -difference
-    size = functools.partial(_size, points=points)
+    size: Callable[[float], str] = _quotient if test.relative else functools.partial(_size, points=points)
     interval = f" [{size(-c.high)}, {size(-c.low)}]" if math.isfinite(c.low) else ""
     unit = " points" if points else ""
     if c.identical:
         sentence = f"{contender} and {c.label} have the same {test.metric} in all {c.n} pairs"
+    elif test.relative:
+        sentence = f"{contender} has {size(difference)}{interval} times the {test.metric} of {c.label}, n = {c.n}"
     else:
         sentence = f"{contender} minus {c.label}, {test.metric}: {size(difference)}{unit}{interval}, n = {c.n}"
     within = c.word == "EQUIVALENT" or c.p_equivalent < alpha
-    return _Seen(c.activation, word, c.n, difference, -c.high, -c.low, lead, c.p, within, sentence)
+    ends = (-c.high, -c.low) if higher_claimed else (c.low, c.high)
+    return _Seen(c.activation, word, c.n, difference, -c.high, -c.low, lead, *ends, c.p, within, sentence)
 
 
 def _in_points(column: str) -> bool:
-    metric = column.removeprefix("test_")
-    return metric in METRICS and HIGHER_IS_BETTER[metric] and metric != column
+    """Whether it is a share of examples, of any part and epoch, or a difference of two of them; these are told in per cent."""
+    first, sign, second = column.partition(" - ")
+    if sign:
+        return _in_points(first) and _in_points(second)
+    if column.startswith("gap"):
+        return True
+    metric = re.sub(r"^(top_5_)?(train|validation|test)_|_last$", "", column)
+    return metric in KNOWN and HIGHER_IS_BETTER[metric] and metric != column
+
+
+def _quotient(logarithm: float) -> str:
+    return f"{math.exp(logarithm):.3g}"
 
 
 def _size(value: float, *, points: bool) -> str:

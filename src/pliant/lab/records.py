@@ -100,11 +100,12 @@ class Record:
 # --- writing ----------------------------------------------------------------------------------------------------------
 
 
-def write(result: Result, into: Path, *, command: str) -> Path:
+def write(result: Result, into: Path, *, command: str, timed: bool = False) -> Path:
     """Make or replace the record of a study in the folder ``into``, and the index of all records there; the record's path.
 
     Args:
         command: what gives the same result again, without paths of this machine.
+        timed: whether its trials had the machine to themselves, one after the other, so that their times may be compared.
 
     Raises:
         RecordError: the study has no result yet.
@@ -125,7 +126,7 @@ def write(result: Result, into: Path, *, command: str) -> Path:
         path.unlink()
     for name, content in contents.items():
         write_whole(target / name, content)
-    about = _about(result, command, left_out)
+    about = {**_about(result, command, left_out), **({"timed": True} if timed else {})}
     about["files"] = {name: hashlib.sha256(content).hexdigest() for name, content in sorted(contents.items())}
     about["sha256"] = _checksum(about)
     write_whole(target / RECORD, _json(about))
@@ -337,6 +338,7 @@ def read(path: Path) -> Record:
         confusions=functools.partial(_confusions, path / "figures" / "confusions.csv", about["labels"], about["classes"]),
         classes=about["classes"],
         learned=functools.partial(_learned, path / LEARNED),
+        timed=about.get("timed", False),
     )
     return Record(path, about, study, evidence)
 

@@ -285,17 +285,11 @@ class _Desk:
             told = f"{finding.sentence} ({finding.verdict or 'no verdict'}; {finding.directory}).{rest}"
             found = self.known.at(finding.study, finding.tier) if not finding.changes else None
             fates.append(Fate(finding.word, finding.label, told, self.link(found) if found is not None else ""))
-        state = {"settled": "settled by algebra or a test", "open": "open", "not run": "not run"}.get(answer.state, "")
-        text = {"settled": f"{claim.settled_by}. {claim.experiment}", "decided": ""}.get(
-            answer.state, claim.not_yet or claim.experiment
-        )
-        if 0 < len(fates) < answer.tests:
-            text = f"{answer.tests - len(fates)} of its {answer.tests} comparisons have no result here, or none at one size."
-        command = (
-            f"{answer.command} ({counted(answer.trials, 'trial')})"
-            if answer.command and len(fates) < max(1, answer.tests)
-            else ""
-        )
+        state = {"settled": claim.settled or "", "open": "open", "not run": "not run"}.get(answer.state, "")
+        said = {"settled": f"by algebra or a test, {claim.settled_by}. {claim.experiment}", "decided": ""}
+        parts = (said.get(answer.state, claim.experiment), answer.lacking, claim.not_yet or "")
+        text = " ".join(f"{part[0].upper()}{part[1:].rstrip('.')}." for part in parts if part)
+        command = f"{answer.command} ({answer.cost})" if answer.command and len(fates) < max(1, answer.tests) else ""
         return ClaimRow(claim.number, claim.title, claim.evidence_status, claim.evidence, tuple(fates), state, text, command)
 
 

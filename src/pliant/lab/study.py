@@ -307,8 +307,10 @@ class Study(Frozen):
     def labels(self) -> dict[str, str]:
         """What to show for each activation, candidates included."""
         own = (*self.custom.activations, *self.families)
-        names = dict.fromkeys([*self.activations, *self.trained])
-        return {a: a.partition(":")[2] if a in own else _label(a) for a in names}
+        found = {a: a.partition(":")[2] if a in own else _label(a) for a in dict.fromkeys([*self.activations, *self.trained])}
+        shown = list(found.values())
+        # A label has fewer digits than the spec.
+        return {a: label if shown.count(label) == 1 else a for a, label in found.items()}
 
     @property
     def families(self) -> dict[str, tuple[str, ...]]:

@@ -23,6 +23,7 @@ __all__ = [
     "SpreadTest",
     "Test",
     "claims",
+    "studies_of",
 ]
 
 EVIDENCE: dict[str, str] = {
@@ -45,13 +46,18 @@ class MeanTest:
     variants of the contender's own are no rivals, because a claim that X is best does not say which X. ``all``: every other
     activation of the study, those variants included."""
     metric: str
-    """A column of the rows, for example ``test_accuracy`` or ``gap_matched``."""
+    """A column of the rows, for example ``test_accuracy`` or ``gap_matched``, or the difference of two: ``"a - b"``."""
     direction: Literal["higher", "lower", "same"]
     """Where the contender is to stand for the claim to hold."""
     margin: float
-    """Differences up to this size count as equal, in units of the metric."""
+    """Differences up to this size count as equal, in units of the metric, or as a share where it is ``relative``."""
     equal: bool = False
-    """Whether the claim holds if the two are equal: "as good as", and not "better than"."""
+    """Whether the claim is "no worse than": it holds where the contender is shown to be behind by less than the margin, and not
+    where it is shown to be further behind."""
+    least: float = 0.0
+    """How far ahead the contender must be shown to be for a claim of that size: in units of the metric, or as a share."""
+    relative: bool = False
+    """Whether the two are compared by their quotient; not for scores of the test part."""
     across: tuple[str, ...] = ()
     """Further studies with the same division of the data and the same seeds, such as those of the other optimizers. The
     contender is of ``study``; ``all`` are then all activations of all of them, and named ones those of the further studies."""
@@ -154,13 +160,15 @@ class Claim:
     evidence: str
     experiment: str
     studies: tuple[str, ...] = ()
-    """Whose rows speak about it."""
+    """Whose rows speak about it: those of the tests first."""
     tests: tuple[Test, ...] = ()
     """In the order of weight; none where no rows settle it, as one of the next two then says."""
+    settled: Literal["holds", "holds in part", "does not hold"] | None = None
+    """What algebra or a test says of it, where that settles it; ``experiment`` says in words what came out."""
     settled_by: str | None = None
     """The test or the page of this project that settles it, from the root of the repository."""
     not_yet: str | None = None
-    """What of it the lab cannot express, and why; or what has to be looked at by hand."""
+    """What of it the tests leave out, and why; said wherever the claim is."""
 
 
 @functools.cache
@@ -169,9 +177,22 @@ def _all() -> tuple[Claim, ...]:
 
 
 def _claim(paper: str, values: dict[str, Any]) -> Claim:
-    tests = tuple(_test(**test) for test in values.pop("tests", ()))
-    studies = tuple(values.pop("studies", ()))
+    """A test that names several studies is one in each of them. The studies of the tests need not be listed again."""
+    tests = tuple(
+        _test(**{**test, "study": study})
+        for test in values.pop("tests", ())
+        for study in ([test["study"]] if isinstance(test["study"], str) else test["study"])
+    )
+    needed = [name for test in tests for name in studies_of(test)]
+    studies = tuple(dict.fromkeys([*needed, *values.pop("studies", ())]))
     return Claim(paper=paper, studies=studies, tests=tests, **values)  # type: ignore[arg-type]
+
+
+def studies_of(test: Test) -> tuple[str, ...]:
+    """The studies whose rows a test needs; of cells, some of them."""
+    if isinstance(test, InteractionTest):
+        return test.study, test.beside
+    return (test.study, *test.across) if isinstance(test, MeanTest | CellsTest) else (test.study,)
 
 
 def _test(kind: str = "mean", **values: Any) -> Test:
@@ -180,6 +201,8 @@ def _test(kind: str = "mean", **values: Any) -> Test:
     against = values.get("against")
     if values.get("across") and against == "best":
         raise ValueError(f"The claim test {values} is across studies, where 'best' means nothing; expected 'all' or names.")
+    if values.get("relative") and values["metric"].startswith("test_"):
+        raise ValueError(f"The claim test {values} is of a quotient, which is not for scores of the test part.")
     # In the one spelling that studies have.
     if against is not None and against not in ("best", "all"):
         values["against"] = tuple(spelled(a) for a in ([against] if isinstance(against, str) else against))
