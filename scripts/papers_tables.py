@@ -7,6 +7,7 @@ python scripts/papers_tables.py --write   # puts them there, and writes the inde
 from __future__ import annotations
 
 import argparse
+import csv
 import math
 import re
 import statistics
@@ -340,6 +341,101 @@ def _ends(low: float, high: float) -> str:
     return f" [{100 * low:.2f}, {100 * high:.2f}]" if math.isfinite(low) and math.isfinite(high) else ""
 
 
+def _courses(record: records.Record) -> dict[str, list[dict[str, str]]]:
+    """By label the epochs of a record's curves, which are means over its trials."""
+    found: dict[str, list[dict[str, str]]] = {}
+    with (record.path / "figures" / "curves.csv").open(newline="", encoding="utf-8") as file:
+        for line in csv.DictReader(file):
+            found.setdefault(line["Activation"], []).append(line)
+    return found
+
+
+def _recorded(study: str, *changes: str) -> records.Record:
+    """The record of a study, changed so among other things, with the most results."""
+    found = [r for r in records.find(RECORDS).values() if r.evidence.name == study and set(changes) <= set(r.evidence.changes)]
+    return max(found, key=lambda r: r.evidence.scored)
+
+
+def moving() -> str:
+    """What batch normalisation makes of a moving slope on MIT-BIH: one training, evaluated in two ways."""
+    quirk = 'quirks=["batch_statistics_at_test"]'
+    plain = min(
+        (
+            r
+            for r in records.find(RECORDS).values()
+            if r.evidence.name == "dsrelu-mitbih-random" and quirk not in r.evidence.changes
+        ),
+        key=lambda r: r.name,
+    )
+    averages, batch = _courses(plain), _courses(_recorded("dsrelu-mitbih-random", quirk))
+    rows = [
+        ["DSReLU released, on its training batches", averages["DSReLU released"], "Training accuracy"],
+        ["validation, running averages", averages["DSReLU released"], "Validation accuracy"],
+        ["validation, statistics of the batch", batch["DSReLU released"], "Validation accuracy"],
+        ["ReLU: validation, running averages", averages["ReLU"], "Validation accuracy"],
+        ["validation, statistics of the batch", batch["ReLU"], "Validation accuracy"],
+    ]
+    heads = ["epoch", *(line["Epoch"] for line in averages["ReLU"])]
+    return table(heads, [[name, *(_share(line[column]) for line in lines)] for name, lines, column in rows])
+
+
+def course() -> str:
+    """Train accuracy on the way, and validation accuracy at the end, of what claim 12 compares."""
+    record = _recorded("dsrelu-claim12")
+    told = [
+        "DSReLU released, from 3.5 to 0.8",
+        "the same reversed, from 0.8 to 3.5",
+        "its first slope at rest, 3.5",
+        "its middle slope at rest, 2.15",
+        "its last slope at rest, 0.82",
+        "ReLU",
+    ]
+    rows = []
+    for name, lines in zip(told, _courses(record).values(), strict=True):
+        last = len(lines)
+        shown = [_share(lines[last * quarter // 4 - 1]["Training accuracy"], 2) for quarter in (1, 2, 3, 4)]
+        rows.append([name, *shown, _share(lines[-1]["Validation accuracy"], 2), lines[-1]["Trials"]])
+    return table([f"of {last} epochs, after", *(str(last * q // 4) for q in (1, 2, 3, 4)), "validation", "n"], rows)
+
+
+def _share(text: str, digits: int = 3) -> str:
+    return f"{float(text):.{digits}f}".removeprefix("0")
+
+
+def starts() -> str:
+    """The same activations in ResNet-50 with logits and with probabilities taken for logits."""
+    names = {
+        "relu": "ReLU",
+        "arelu": "AReLU from ReLU, (1, 0, 0, 0)",
+        "arelu[released]": "AReLU from the identity, (1, 1, 0, 0), as released",
+        "prelu[weight=learned(1)]": "PReLU from the identity, slope 1",
+        "identity": "the identity, never anything else: a linear network",
+    }
+    evidence = [r.evidence for r in records.find(RECORDS).values()]
+    sides = [("aaf-claim70-none", "aaf-claim69-resnet50"), ("aaf-claim70-double-softmax",)]
+    rows = []
+    for activation, name in names.items():
+        cells = []
+        for studies in sides:
+            found = [e.estimate(activation, "test_accuracy") for e in evidence if e.name in studies]
+            best = max((e for e in found if e is not None), key=lambda e: e.n, default=None)
+            cells += ["not run", ""] if best is None else [f"{100 * best.mean:.1f}", str(best.n)]
+        rows.append([name, *cells])
+    return table(["", "loss of logits", "n", "probabilities taken for logits", "n"], rows)
+
+
+def deviations(paper: str) -> str:
+    """Where the text, the release and our studies differ, and which studies that is about."""
+    rows = []
+    for d in papers.deviations(paper):
+        here = f"{d.here}. As released: {d.here_released}" if d.here_released else d.here
+        about = ", ".join(f"`{name}`" for name in d.studies[:3]) + (
+            f" and {len(d.studies) - 3} more" if len(d.studies) > 3 else ""
+        )
+        rows.append([d.id, d.as_written, d.as_released, here, about or "the text alone"])
+    return table(["", "as written", "as released", "here", "studies"], rows)
+
+
 def claim_rows(paper: str, known_: Known) -> list[list[str]]:
     rows = []
     for claim in papers.claims(paper):
@@ -416,6 +512,10 @@ BLOCKS: dict[str, Callable[[str], str]] = {
     "adaptive": lambda _: table(["printed value", "cells", "not in"], adaptive_cells()),
     "spreads": lambda _: table(["the number after ±", "value", "read as"], spreads()),
     "resolution": lambda _: table(["test part", "examples", "one example, points", "chance alone (sd), points"], resolution()),
+    "moving": lambda _: moving(),
+    "course": lambda _: course(),
+    "starts": lambda _: starts(),
+    "deviations": deviations,
     "results": results,
     "claims": lambda paper: table(["no.", "claim", "the paper's own numbers", "ours"], claim_rows(paper, known())),
 }
