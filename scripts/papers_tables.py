@@ -359,24 +359,18 @@ def _recorded(study: str, *changes: str) -> records.Record:
 def moving() -> str:
     """What batch normalisation makes of a moving slope on MIT-BIH: one training, evaluated in two ways."""
     quirk = 'quirks=["batch_statistics_at_test"]'
-    plain = min(
-        (
-            r
-            for r in records.find(RECORDS).values()
-            if r.evidence.name == "dsrelu-mitbih-random" and quirk not in r.evidence.changes
-        ),
-        key=lambda r: r.name,
-    )
+    found = [r for r in records.find(RECORDS).values() if r.evidence.name == "dsrelu-mitbih-random"]
+    (plain,) = (r for r in found if quirk not in r.evidence.changes)
     averages, batch = _courses(plain), _courses(_recorded("dsrelu-mitbih-random", quirk))
-    rows = [
-        ["DSReLU released, on its training batches", averages["DSReLU released"], "Training accuracy"],
-        ["validation, running averages", averages["DSReLU released"], "Validation accuracy"],
-        ["validation, statistics of the batch", batch["DSReLU released"], "Validation accuracy"],
-        ["ReLU: validation, running averages", averages["ReLU"], "Validation accuracy"],
-        ["validation, statistics of the batch", batch["ReLU"], "Validation accuracy"],
-    ]
+    told = {
+        "DSReLU released, on its training batches": (averages["DSReLU released"], "Training accuracy"),
+        "DSReLU released: validation, running averages": (averages["DSReLU released"], "Validation accuracy"),
+        "DSReLU released: validation, statistics of the batch": (batch["DSReLU released"], "Validation accuracy"),
+        "ReLU: validation, running averages": (averages["ReLU"], "Validation accuracy"),
+        "ReLU: validation, statistics of the batch": (batch["ReLU"], "Validation accuracy"),
+    }
     heads = ["epoch", *(line["Epoch"] for line in averages["ReLU"])]
-    return table(heads, [[name, *(_share(line[column]) for line in lines)] for name, lines, column in rows])
+    return table(heads, [[name, *(_share(line[column]) for line in lines)] for name, (lines, column) in told.items()])
 
 
 def course() -> str:
@@ -429,9 +423,8 @@ def deviations(paper: str) -> str:
     rows = []
     for d in papers.deviations(paper):
         here = f"{d.here}. As released: {d.here_released}" if d.here_released else d.here
-        about = ", ".join(f"`{name}`" for name in d.studies[:3]) + (
-            f" and {len(d.studies) - 3} more" if len(d.studies) > 3 else ""
-        )
+        about, rest = ", ".join(f"`{name}`" for name in d.studies[:3]), len(d.studies) - 3
+        about += f" and {rest} more" if rest > 0 else ""
         rows.append([d.id, d.as_written, d.as_released, here, about or "the text alone"])
     return table(["", "as written", "as released", "here", "studies"], rows)
 
