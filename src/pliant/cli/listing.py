@@ -28,12 +28,26 @@ def list_(
     if as_json:
         print(json.dumps(rows, indent=1))
         return
+    console = make_console()
+    kinds = dict.fromkeys(row.get("kind") for row in rows)
+    for kind in kinds:
+        console.print(_table([row for row in rows if row.get("kind") == kind], first="name" if kind is None else str(kind)))
+        if len(kinds) > 1:
+            console.print()
+
+
+def _table(rows: list[dict[str, Any]], first: str) -> Table:
+    """Rows of one kind, without the columns that none of them fills."""
+    name, *others = rows[0]
+    shown = [name, *(c for c in others if c != "kind" and any(_cell(row[c]) for row in rows))]
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in rows[0]:
+    # A name is there to be copied.
+    table.add_column(first, no_wrap=True)
+    for column in shown[1:]:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*(plain(_cell(v)) for v in row.values()))
-    make_console().print(table)
+        table.add_row(*(plain(_cell(row[c])) for c in shown))
+    return table
 
 
 def _cell(value: Any) -> str:
