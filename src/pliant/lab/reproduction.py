@@ -282,9 +282,10 @@ class _Desk:
         fates = []
         for finding in answer.findings:
             rest = f" {counted(finding.unfinished, 'row')} of the study without a result." if finding.unfinished else ""
-            told = f"{finding.sentence} ({finding.verdict or 'no verdict'}; {finding.directory}).{rest}"
+            changed = f" Changed: {', '.join(finding.changes)}." if finding.changes else ""
+            told = f"{finding.sentence} ({finding.verdict or 'no verdict'}; {finding.directory}).{rest}{changed}"
             found = self.known.at(finding.study, finding.tier) if not finding.changes else None
-            fates.append(Fate(finding.word, finding.label, told, self.link(found) if found is not None else ""))
+            fates.append(Fate(finding.word, finding.brief, told, self.link(found) if found is not None else ""))
         state = {"settled": claim.settled or "", "open": "open", "not run": "not run"}.get(answer.state, "")
         said = {"settled": f"by algebra or a test, {claim.settled_by}. {claim.experiment}", "decided": ""}
         parts = (said.get(answer.state, claim.experiment), answer.lacking, claim.not_yet or "")
