@@ -175,6 +175,18 @@ def test_the_tests_of_a_claim_pay_for_their_number() -> None:
     assert [f.word for f in told(near, *[clear] * 5)] == ["SUPPORTED"] * 6
 
 
+def test_a_kept_verdict_is_held_to_the_level_too() -> None:
+    given = evidence({"relu": BASE, "srelu": raised(0.03), "gelu": raised(0.002)})
+    kept = given.verdict(baseline="srelu")
+    fixed = dataclasses.replace(given, design="official", examples=None, kept=kept, baseline="srelu")
+    for test in (claim(), claim(least=0.02), claim(equal=True), claim(against=("gelu",))):
+        at = [decide(test, fixed, alpha) for alpha in (0.05, 0.01, 1e-40)]
+        # As the rows say where they may be judged again, and nothing at a level that nothing reaches.
+        assert [f.word for f in at[:2]] == [decide(test, given, alpha).word for alpha in (0.05, 0.01)] == ["SUPPORTED"] * 2
+        assert at[2].word == "UNDECIDED"
+        assert (at[2].low, at[2].high) == (at[0].low, at[0].high)
+
+
 def test_times_of_a_record_count_where_it_ran_alone() -> None:
     times = {"relu": [1.0 + 0.01 * i for i in range(10)], "srelu": [1.3 + 0.012 * i for i in range(10)]}
     given = dataclasses.replace(evidence({"relu": BASE, "srelu": BASE}, seconds_per_epoch=times), origin="record")

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from scipy import stats
+
 from pliant.lab.evidence import Evidence, numbers_of
 from pliant.lab.findings.finding import Finding, Settled, make, number_of
 from pliant.lab.metrics import HIGHER_IS_BETTER, KNOWN
@@ -108,7 +110,8 @@ def verdict_on(test: MeanTest, evidence: Evidence, contender: str, alpha: float)
             return evidence.verdict(baseline=contender, metric=metric, margin=test.margin, activations=rivals, alpha=alpha)
         if known is not None and known.baseline in (contender, *rivals) and metric in known.estimates:
             # A record without its predictions has only the comparisons that were made when it was.
-            return _turned(known, contender, rivals, metric)
+            turned = _turned(known, contender, rivals, metric)
+            return turned if turned is None or alpha >= turned.alpha else _stricter(turned, alpha)
         # By seeds alone, on one test part, a score would be taken for surer than it is.
         return None
     return _of_a_column(test, evidence, contender, rivals, alpha)
@@ -206,6 +209,21 @@ def _turned(verdict: Verdict, contender: str, rivals: Sequence[str], metric: str
     if len(chosen) != len(rivals):
         return None
     return dataclasses.replace(verdict, baseline=contender, metric=metric, comparisons=tuple(chosen), secondary={})
+
+
+def _stricter(verdict: Verdict, alpha: float) -> Verdict:
+    """A verdict as it was kept, at a stricter level than it was made for. Its intervals become wider as those of Student's t
+    with one degree of freedom less than pairs, which is the fewest they can have had."""
+
+    def comparison(c: Comparison) -> Comparison:
+        ends = (c.low, c.high)
+        if c.n > 1 and math.isfinite(c.low):
+            wider = float(stats.t.isf(alpha / 2, c.n - 1) / stats.t.isf(verdict.alpha / 2, c.n - 1))
+            ends = (c.difference - wider * (c.difference - c.low), c.difference + wider * (c.high - c.difference))
+        p = c.p_equivalent if c.word == "EQUIVALENT" else c.p_adjusted
+        return dataclasses.replace(c, low=ends[0], high=ends[1], word=c.word if p < alpha else "CANNOT TELL")
+
+    return dataclasses.replace(verdict, alpha=alpha, comparisons=tuple(map(comparison, verdict.comparisons)))
 
 
 def leads(verdict: Verdict, test: MeanTest, contender: str) -> list[Lead]:
