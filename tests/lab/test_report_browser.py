@@ -78,7 +78,7 @@ def first_cells(table: Any) -> list[str]:
 def test_every_chart_is_drawn_without_a_word_on_the_console_or_a_request(page: Path, opened: Open, width: int) -> None:
     browser = opened(page, width)
     figures = browser.find_elements(By.CSS_SELECTOR, "figure[data-figure]")
-    assert len(figures) == 11
+    assert len(figures) == 13
     assert all(figure.find_elements(By.CSS_SELECTOR, "svg.marks") for figure in figures)
     assert browser.get_log("browser") == []
     assert [url for url in requests(browser) if not url.startswith(("data:", "blob:"))] == [page.as_uri()]
