@@ -187,6 +187,78 @@ def test_a_kept_verdict_is_held_to_the_level_too() -> None:
         assert (at[2].low, at[2].high) == (at[0].low, at[0].high)
 
 
+def test_a_stricter_level_takes_words_away_and_gives_none() -> None:
+    # A lead that is shown at 5 %, and lies within the margin: at a stricter level it is no sign that there is none.
+    near = evidence({"relu": BASE, "srelu": raised(0.002)})
+    assert decide(claim(), near).word == "SUPPORTED"
+    strict = decide(claim(), near, 0.05 / 6)
+    assert (strict.word, strict.verdict) == ("UNDECIDED", "CANNOT TELL")
+    # What counts as a failed training is not another thing at another level.
+    some = evidence({"pelu": BASE}, train_accuracy_last={"pelu": [0.107] * 10})
+    given = dataclasses.replace(some, classes=10)
+    for alpha in (0.05, 0.0125, 1e-6):
+        assert decide(FailureTest("s", "pelu"), given, alpha).word in ("REFUTED", "UNDECIDED")
+    assert decide(FailureTest("s", "pelu"), given).word == "REFUTED"
+
+
+def test_the_numbers_are_those_of_the_comparison_that_decides() -> None:
+    wide = [b - 0.013 + 0.02 * e / 0.002 * 0.5 for b, e in zip(BASE, NOISE, strict=True)]
+    gelu = [w + 0.03 for w in wide]
+    given = evidence({"relu": gelu, "gelu": [w + 0.002 for w in wide], "srelu": wide})
+    test = claim(("relu", "gelu"), margin=0.001)
+    for alpha in (0.05, 0.01, 0.001):
+        found = decide(test, given, alpha)
+        alone = decide(claim((found.rival,), margin=0.001), given)
+        assert (found.sentence, found.low, found.high) == (alone.sentence, alone.low, alone.high)
+
+
+def test_what_cannot_be_compared_is_no_look_at_a_claim() -> None:
+    near = evidence({"relu": BASE, "srelu": raised(0.002)})
+
+    class Held(Known):
+        def best(self, name: str, tier: Any = None) -> Evidence | None:
+            return near
+
+    tests = (claim(margin=0.0), *[claim(metric=f"no_such_{i}", margin=0.0) for i in range(5)])
+    found = settle(dataclasses.replace(papers.claims("aaf")[0], studies=(), tests=tests), Held(None)).findings
+    assert [f.word for f in found] == ["SUPPORTED", *["UNDECIDED"] * 5]
+
+
+def test_a_kept_verdict_is_judged_by_the_margin_of_the_claim() -> None:
+    given = evidence({"relu": BASE, "srelu": raised(0.0, 4)})
+    kept = given.verdict(baseline="srelu", margin=0.01)
+    assert kept.comparisons[0].word == "EQUIVALENT"
+    fixed = dataclasses.replace(given, design="official", examples=None, kept=kept, baseline="srelu")
+    assert decide(claim(margin=0.01), fixed).word == "REFUTED"
+    assert decide(claim(margin=0.001), fixed).word == decide(claim(margin=0.001), given).word == "UNDECIDED"
+
+
+def test_ties_of_a_column_prove_nothing() -> None:
+    """Gaps of small data can be the same in two seeds where the trainings were not."""
+    given = evidence({"relu": BASE, "srelu": BASE}, gap={"relu": [0.02] * 10, "srelu": [0.02] * 10})
+    for changes in ({"equal": True}, {"direction": "same"}, {"least": 0.01}, {}):
+        found = decide(claim(metric="gap", **changes), given)
+        assert (found.word, found.verdict) == ("UNDECIDED", "CANNOT TELL"), changes
+
+
+def test_trainings_that_never_come_so_far_count() -> None:
+    """The four seeds in which a slow activation gets there are its lucky ones."""
+    epochs = {"relu": [9.0 + 0.1 * i for i in range(10)], "srelu": [4.0 + 0.1 * i if i < 4 else None for i in range(10)]}
+    given = evidence({"relu": BASE, "srelu": BASE}, **{"epochs_to_0.2": epochs})
+    found = decide(claim(metric="epochs_to_0.2", direction="lower", margin=0.0), given)
+    assert (found.word, found.n) == ("UNDECIDED", 4)
+    assert found.sentence.endswith("; 6 of the trainings have no epochs_to_0.2")
+
+
+def test_a_size_of_something_smaller_is_a_share_of_the_rival() -> None:
+    base = [1.0 + 0.05 * i for i in range(10)]
+    times = {"relu": base, "srelu": [0.82 * b + 0.001 * (-1) ** i for i, b in enumerate(base)]}
+    given = evidence({"relu": BASE, "srelu": BASE}, seconds_per_epoch=times)
+    told = {"metric": "seconds_per_epoch", "relative": True, "direction": "lower"}
+    assert decide(claim(least=0.2, **told), given).word == "REFUTED"
+    assert decide(claim(least=0.15, **told), given).word == "SUPPORTED"
+
+
 def test_times_of_a_record_count_where_it_ran_alone() -> None:
     times = {"relu": [1.0 + 0.01 * i for i in range(10)], "srelu": [1.3 + 0.012 * i for i in range(10)]}
     given = dataclasses.replace(evidence({"relu": BASE, "srelu": BASE}, seconds_per_epoch=times), origin="record")
@@ -228,8 +300,11 @@ def test_a_claim_about_some_is_not_refuted_by_another() -> None:
     assert decide(claim("best"), given).rival == "swish"
     found = decide(claim(("relu", "gelu")), given)
     assert (found.word, found.rival) == ("SUPPORTED", "gelu")
-    # A tier may lack some of them.
-    assert decide(claim(("relu", "elu")), given).word == "SUPPORTED"
+    # A tier may lack some of them: that it beats the others supports no claim about all, and one that beats it refutes it.
+    some = decide(claim(("relu", "elu")), given)
+    assert (some.word, some.verdict) == ("UNDECIDED", "CANNOT TELL")
+    assert some.sentence.endswith("; without elu")
+    assert decide(claim(("swish", "elu")), given).word == "REFUTED"
     assert decide(claim(("elu", "mish")), given) is None
 
 

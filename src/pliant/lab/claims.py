@@ -180,8 +180,10 @@ def _decided(given: Sequence[tuple[Test, Evidence | list[Evidence]]]) -> tuple[F
     told = {i: alone for i, (test, evidence) in enumerate(given) if (alone := decide(test, evidence)) is not None}
     left = {i for i, finding in told.items() if finding.word != "UNDECIDED"}
     decided: set[int] = set()
+    # What could not be compared is no look at the claim.
+    looks = sum(finding.n > 0 for finding in told.values())
     while left:
-        alpha = SHOWN / (len(told) - len(decided))
+        alpha = SHOWN / (looks - len(decided))
         for i in left:
             again = decide(*given[i], alpha)
             assert again is not None

@@ -33,11 +33,19 @@ def decide(test: Test, evidence: Evidence | Sequence[Evidence], alpha: float = S
             the 95 % intervals that they have everywhere else.
     """
     shown = _decide(test, evidence, SHOWN)
-    if shown is None or alpha == SHOWN:
+    if shown is None or alpha == SHOWN or shown.word == "UNDECIDED":
         return shown
     strict = _decide(test, evidence, alpha)
     assert strict is not None
-    return dataclasses.replace(shown, word=strict.word, verdict=strict.verdict)
+    if strict.word != shown.word:
+        # A stricter level takes a word away, and never gives another.
+        told = strict if isinstance(test, CellsTest) else shown
+        return dataclasses.replace(told, word="UNDECIDED", verdict="CANNOT TELL")
+    if isinstance(test, MeanTest) and strict.rival != shown.rival:
+        # The numbers of the comparison that decided, at the level at which numbers are shown.
+        told = _decide(dataclasses.replace(test, against=(strict.rival,)), evidence, SHOWN) or shown
+        return dataclasses.replace(told, word=strict.word, verdict=strict.verdict)
+    return dataclasses.replace(shown, verdict=strict.verdict)
 
 
 def _decide(test: Test, evidence: Evidence | Sequence[Evidence], alpha: float) -> Finding | None:

@@ -30,7 +30,15 @@ def mean(test: MeanTest, evidence: Evidence, alpha: float) -> Finding | None:
     family = verdict_on(test, evidence, contender, alpha)
     found = [] if family is None else leads(family, test, contender)
 
+    missing = [a for a in test.against if a not in evidence.activations] if isinstance(test.against, tuple) else []
+    without = _without(test, evidence)
+
     def finding(word: Settled, verdict: str, sentence: str, c: Lead | None = None) -> Finding:
+        if without:
+            # Those that never came so far are the slow ones: without them a mean is that of the lucky.
+            word, verdict = "UNDECIDED", "CANNOT TELL"
+            sentence += f"; {without} of the trainings have no {test.metric}"
+        sentence += f"; without {', '.join(missing)}" if missing else ""
         numbers = (c.n, c.difference, c.low, c.high, c.rival) if c else ()
         return make(test.study, evidence, word, verdict, sentence, *numbers)
 
@@ -41,6 +49,7 @@ def mean(test: MeanTest, evidence: Evidence, alpha: float) -> Finding | None:
     seen = [c for c in found if c.n]
     if not seen:
         return finding("UNDECIDED", "CANNOT TELL", f"no pair of trials has a {test.metric} yet.")
+    every = len(seen) == len(found) and not missing
     if test.direction == "same":
         furthest = max(seen, key=lambda c: abs(c.difference))
         # One of several lies beyond the margin sooner by chance: its interval pays for their number.
@@ -50,15 +59,16 @@ def mean(test: MeanTest, evidence: Evidence, alpha: float) -> Finding | None:
             worst = max(apart, key=lambda c: abs(c.difference))
             shown = next(c for c in seen if c.rival == worst.rival)
             return finding("REFUTED", "BETTER" if shown.difference > 0 else "WORSE", shown.sentence, shown)
-        if len(seen) == len(found) and all(c.within for c in seen):
+        if every and all(c.within for c in seen):
             return finding("SUPPORTED", "EQUIVALENT", furthest.sentence, furthest)
         return finding("UNDECIDED", "CANNOT TELL", furthest.sentence, furthest)
     # The rival that stands nearest to, or furthest beyond, where the claim puts the contender.
     hardest = min(seen, key=lambda c: c.lead)
-    every = len(seen) == len(found)
     if test.equal or test.least:
         # Every one of several must be shown to be so, which costs nothing; that one is not pays for their number.
-        size = math.log1p(test.least) if test.relative else test.least
+        size = test.least
+        if test.relative:
+            size = math.log1p(test.least) if test.direction == "higher" else -math.log1p(-test.least)
         floor = -margin_of(test) if test.equal else size
         wide = verdict_on(test, evidence, contender, alpha / len(seen))
         wider = [] if wide is None else leads(wide, test, contender)
@@ -111,7 +121,9 @@ def verdict_on(test: MeanTest, evidence: Evidence, contender: str, alpha: float)
         if known is not None and known.baseline in (contender, *rivals) and metric in known.estimates:
             # A record without its predictions has only the comparisons that were made when it was.
             turned = _turned(known, contender, rivals, metric)
-            return turned if turned is None or alpha >= turned.alpha else _stricter(turned, alpha)
+            if turned is not None and alpha < turned.alpha:
+                turned = _stricter(turned, alpha)
+            return turned if turned is None or turned.margin == test.margin else _within(turned, test.margin)
         # By seeds alone, on one test part, a score would be taken for surer than it is.
         return None
     return _of_a_column(test, evidence, contender, rivals, alpha)
@@ -153,7 +165,7 @@ def _of_a_column(test: MeanTest, evidence: Evidence, contender: str, rivals: Seq
         return None
     # What is counted may agree where the trainings do not; that is a tie, and no identity.
     comparisons: list[Comparison] = [
-        dataclasses.replace(c, word="CANNOT TELL", identical=False)
+        dataclasses.replace(c, word="CANNOT TELL", identical=False, low=-math.inf, high=math.inf, p=1.0, p_equivalent=1.0)
         if c.identical and not _same_losses(evidence, contender, c.activation)
         else c
         for c in verdict.comparisons
@@ -176,6 +188,17 @@ def _told(row: Mapping[str, Any], test: MeanTest) -> Any:
     if not test.relative or (number := number_of(value)) is None:
         return value
     return math.log(number) if number > 0 else None
+
+
+def _without(test: MeanTest, evidence: Evidence) -> int:
+    """Of a column that is no score of the test part, how many finished trainings lack it where others have it."""
+    if test.metric.startswith("test_"):
+        return 0
+    compared = {test.contender, *rivals_of(test, evidence)}
+    done = [row for row in evidence.rows if row["activation"] in compared and row["outcome"] == "done"]
+    values = [_told(row, test) for row in done]
+    lacking = sum(number_of(value) is None for value in values)
+    return lacking if lacking < len(values) else 0
 
 
 def _same_losses(evidence: Evidence, one: str, other: str) -> bool:
@@ -224,6 +247,17 @@ def _stricter(verdict: Verdict, alpha: float) -> Verdict:
         return dataclasses.replace(c, low=ends[0], high=ends[1], word=c.word if p < alpha else "CANNOT TELL")
 
     return dataclasses.replace(verdict, alpha=alpha, comparisons=tuple(map(comparison, verdict.comparisons)))
+
+
+def _within(verdict: Verdict, margin: float) -> Verdict:
+    """A verdict as it was kept, by another margin than it was made for: equal is what has its whole interval within it."""
+
+    def comparison(c: Comparison) -> Comparison:
+        inside = -margin < c.low and c.high < margin
+        word = c.word if c.word in TURNED else "EQUIVALENT" if inside else "CANNOT TELL"
+        return dataclasses.replace(c, word=word, p_equivalent=0.0 if inside else 1.0)
+
+    return dataclasses.replace(verdict, margin=margin, comparisons=tuple(map(comparison, verdict.comparisons)))
 
 
 def leads(verdict: Verdict, test: MeanTest, contender: str) -> list[Lead]:

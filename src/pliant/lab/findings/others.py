@@ -11,7 +11,7 @@ import numpy as np
 from scipy import stats
 
 from pliant.lab.evidence import Evidence
-from pliant.lab.findings.finding import Finding, Floats, Settled, label_of, make, number_of, values_of
+from pliant.lab.findings.finding import SHOWN, Finding, Floats, Settled, label_of, make, number_of, values_of
 from pliant.lab.findings.means import rivals_of
 from pliant.lab.papers.claims import ConfusionTest, FailureTest, SitesTest, SpreadTest
 from pliant.lab.shapes import curves
@@ -119,7 +119,7 @@ def failure(test: FailureTest, evidence: Evidence, alpha: float) -> Finding | No
     if not rows or not evidence.classes:
         return None
     diverged = [row for row in rows if row["outcome"] == "diverged"]
-    at_chance = [row for row in rows if row["outcome"] == "done" and _at_chance(row, evidence.classes, alpha)]
+    at_chance = [row for row in rows if row["outcome"] == "done" and _at_chance(row, evidence.classes)]
     failed, n = len(diverged) + len(at_chance), len(rows)
     word: Settled = "UNDECIDED"
     if stats.binomtest(failed, n, 0.5, "greater").pvalue < alpha:
@@ -133,11 +133,12 @@ def failure(test: FailureTest, evidence: Evidence, alpha: float) -> Finding | No
     return make(test.study, evidence, word, "exact binomial test", sentence, n, failed / n)
 
 
-def _at_chance(row: Mapping[str, Any], classes: int, alpha: float) -> bool:
-    """Chance is that of classes of one size, as those of the data that these claims are about have."""
+def _at_chance(row: Mapping[str, Any], classes: int) -> bool:
+    """Chance is that of classes of one size, as those of the data that these claims are about have. Its level is fixed: a
+    stricter one would call more trainings failed."""
     accuracy, n = number_of(row.get("train_accuracy_last")), row["n_train"]
     right = 0 if accuracy is None else round(accuracy * n)
-    return bool(stats.binomtest(right, n, 1 / classes, "greater").pvalue >= alpha)
+    return bool(stats.binomtest(right, n, 1 / classes, "greater").pvalue >= SHOWN)
 
 
 def sites(test: SitesTest, evidence: Evidence, alpha: float) -> Finding | None:
