@@ -91,8 +91,12 @@ def test_it_goes_on_where_it_stopped(small: Study, tmp_path: Path) -> None:
     class _StopError(Exception):
         pass
 
+    heard: list[Any] = []
+
     def stop(row: Any) -> None:
-        if row["epoch"] == 2:
+        heard.append(row)
+        # Three epochs of what learned, and the second of what keeps.
+        if len(heard) == 5:
             raise _StopError
 
     for trial in (whole, cut):
@@ -176,3 +180,30 @@ def test_a_frozen_name_has_one_spelling_and_the_identity_of_its_training(small: 
 def test_several_processes_a_trial_are_refused(small: Study) -> None:
     with pytest.raises(StudyError, match=r"give train.world_size = 1 in place of 2"):
         plan(frozen(small, "relu", "frozen:arelu", train={"epochs": 1, "world_size": 2}))
+
+
+def test_a_damaged_history_of_the_learner_is_told(small: Study, tmp_path: Path) -> None:
+    learned = run(frozen(small, "arelu"), store=tmp_path)
+    for row in learned.rows:
+        path = learned.store.trial(row["key"]).path / "history.jsonl"
+        path.write_text(path.read_text().replace('"a":', '"a":7', 1))
+    result = run(frozen(small, "arelu", "frozen:arelu"), store=tmp_path, on="serial")
+    assert result.counts["failed"] == 2
+
+
+def test_whoever_listens_hears_of_the_learner(small: Study, tmp_path: Path) -> None:
+    spec = plan(frozen(small, "frozen:arelu"))[0]
+    trial = Store(tmp_path).trial(spec.key)
+    trial.begin(spec.model_dump(mode="json"))
+    heard: list[float] = []
+    train(spec, WDBC.load(), Custom(), trial, lambda row: heard.append(row["epoch"]))
+    assert heard == [1, 2, 3, 1, 2, 3]
+
+
+def test_the_order_of_names_does_not_decide_how_others_are_trained(small: Study, tmp_path: Path) -> None:
+    def stacked(*names: str) -> set[int]:
+        result = run(frozen(small, *names, repeats=8), store=tmp_path / "-".join(names).replace(":", ""))
+        keys = [row["key"] for row in result.rows if row["activation"] == "arelu"]
+        return {record["provenance"]["stacked_with"] for key in keys if (record := result.store.trial(key).result())}
+
+    assert stacked("frozen:arelu", "arelu") == stacked("arelu", "frozen:arelu") != {0}

@@ -125,6 +125,8 @@ class Answer:
         if not self.findings:
             needed = {name for test in self.claim.tests for name in studies_of(test)}
             had = [f"{name} ({size.partition(':')[0]})" for name, size, _ in self.rows if name in needed]
+            if any(_takes_times(test) for test in self.claim.tests):
+                return "times count in a record of `pliant record --timed` alone, for trials that had the machine to themselves"
             return f"rows of {', '.join(had)} are not what is compared, or not of one size" if had else ""
         return f"{lacks} of its {self.tests} comparisons {'has' if lacks == 1 else 'have'} no rows, or none at one size"
 
@@ -164,9 +166,11 @@ def settle(claim: Claim, known: Known, tier: Tier | None = None) -> Answer:
         given = [(test, _evidence(test, known, tier)) for test in claim.tests]
         findings = _decided([(_across(test), evidence) for test, evidence in given if evidence is not None])
         needed = dict.fromkeys(name for test in claim.tests for name in studies_of(test))
-        lacking = [name for name in needed if name in papers.studies() and not _whole(known.best(name, tier))]
+        timed = {test.study for test in claim.tests if _takes_times(test)}
+        lacking = [name for name in needed if name in papers.studies() and not _whole(known.best(name, tier), name in timed)]
         state: State = "decided" if findings else "not run"
-        return Answer(claim, state, findings, len(claim.tests), tuple(cost(name, tier) for name in lacking), rows)
+        wanting = tuple(cost(name, tier, timed=name in timed) for name in lacking)
+        return Answer(claim, state, findings, len(claim.tests), wanting, rows)
     if claim.settled_by:
         return Answer(claim, "settled", rows=rows)
     if claim.studies and not rows:
@@ -201,9 +205,7 @@ def _evidence(test: Test, known: Known, tier: Tier | None) -> Evidence | list[Ev
     names = studies_of(test)
     if len(names) == 1:
         found = known.best(test.study, tier)
-        # Beside other work a training takes what time it gets.
-        times = isinstance(test, MeanTest) and "seconds" in test.metric
-        return None if found is not None and times and not found.timed else found
+        return None if found is not None and _takes_times(test) and not found.timed else found
     # Of the largest tier at which there are enough of them: that one was run at a larger one too takes nothing away.
     for one in [tier] if tier else TIERS:
         parts = [found for name in names if (found := known.best(name, one)) is not None]
@@ -226,14 +228,21 @@ def _across(test: Test) -> Test:
     return dataclasses.replace(test, contender=placed(test.contender, test.study), against=against)
 
 
-def _whole(found: Evidence | None) -> bool:
-    return found is not None and found.size == "full" and found.scored == len(found.rows)
+def _takes_times(test: Test) -> bool:
+    return isinstance(test, MeanTest) and "seconds" in test.metric
 
 
-def cost(name: str, tier: Tier | None = None) -> Cost:
-    """What runs a study. Without a tier, or without one of that name: at full size."""
+def _whole(found: Evidence | None, timed: bool = False) -> bool:
+    return found is not None and found.size == "full" and found.scored == len(found.rows) and (found.timed or not timed)
+
+
+def cost(name: str, tier: Tier | None = None, *, timed: bool = False) -> Cost:
+    """What runs a study; ``timed``: one trial after the other, as times need it.
+
+    Without a tier, or without one of that name: at full size."""
     study = papers.study(name, tier if tier in papers.tiers(name) else "full")
     command = f"pliant run {name}{f' --tier {study.tier}' if study.tier else ''}"
+    command += " --on serial --stack 1" if timed else ""
     return Cost(command, size_of(study), study.train.epochs)
 
 

@@ -93,6 +93,8 @@ class Evidence:
             design=study.protocol.design,
             examples=result.sampled if study.protocol.design == "official" else None,
             remarks=(*result.remarks, *_changes(study.overrides)),
+            # Beside other trainings, as studies are run by default, one takes what time it gets; a store does not say.
+            timed=False,
             changes=study.overrides,
             confusions=functools.partial(_confusions, result),
             classes=len(result.classes),

@@ -201,7 +201,7 @@ def _about(result: Result, command: str, left_out: Sequence[str]) -> dict[str, A
 def _judged(evidence: Evidence) -> list[str]:
     """The metrics that every scored row has: one that some lack cannot be judged as the study's own is."""
     scored = [row for row in evidence.rows if row["outcome"] in ("done", "diverged")]
-    return [m for m in JUDGED if all(f"test_{m}" in row for row in scored)]
+    return [m for m in (*JUDGED, "ap", "ap50", "ap75") if all(f"test_{m}" in row for row in scored)]
 
 
 def _kept(row: Mapping[str, Any]) -> dict[str, Any]:

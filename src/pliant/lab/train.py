@@ -30,7 +30,7 @@ from pliant.lab.protocol import Split, seed_of, split
 from pliant.lab.ranks import ALONE, Ranks
 from pliant.lab.recipe import Train
 from pliant.lab.score import score
-from pliant.lab.store import PREDICTIONS, TrialBusyError, TrialDirectory
+from pliant.lab.store import HISTORY, PREDICTIONS, TrialBusyError, TrialDirectory
 from pliant.lab.study import FROZEN, Custom, StudyError, TrialSpec, activation_factory
 
 __all__ = [
@@ -58,6 +58,9 @@ PARTS = ("train", "validation", "test")
 TOP = 5
 """How many epochs the tables of the DSReLU paper list."""
 TOP_METRICS = ("accuracy", "f1_weighted", "auc")
+
+
+Report = Callable[[Mapping[str, float]], None]
 
 
 class DeviceError(PliantError, RuntimeError):
@@ -133,7 +136,8 @@ def train(
     """
     device = device_of(spec) if ranks.device is None else ranks.device
     with arithmetic(spec.train, device):
-        _train(begin(spec, data, custom, trial, device, ranks=ranks), report, checkpoint_every)
+        training = begin(spec, data, custom, trial, device, ranks=ranks, report=report, checkpoint_every=checkpoint_every)
+        _train(training, report, checkpoint_every)
 
 
 def _train(training: Training, report: Callable[[Mapping[str, float]], None], checkpoint_every: float) -> None:
@@ -194,12 +198,14 @@ def begin(
     others: Iterable[Training] = (),
     *,
     ranks: Ranks = ALONE,
+    report: Report = lambda _: None,
+    checkpoint_every: float = 20.0,
 ) -> Training:
     """A trial as its directory has it: new, or as its checkpoint left it.
 
     Args:
         others: further trainings on ``data`` and ``device``, whose examples are taken where they are the same.
-        ranks: as for :func:`train`.
+        ranks: as for :func:`train`. report, checkpoint_every: of the training that learns what a frozen one keeps.
 
     Raises:
         DataError, ModelError, StudyError: the data, the network or a quirk cannot be used.
@@ -234,13 +240,16 @@ def begin(
     if spec.activation.startswith(FROZEN):
         training.learned_by = frozen.learner(spec).key
         if not training.state.epoch:
-            frozen.put(network, _learned(spec, data, custom, trial))
+            frozen.put(network, _learned(spec, data, custom, trial, report, checkpoint_every))
             training.best = copy.deepcopy(network.state_dict())
     return training
 
 
-def _learned(spec: TrialSpec, data: Data, custom: Custom, trial: TrialDirectory) -> dict[str, Any]:
-    """The coefficients by site with which the trial ended that learned those of this one. It is run first where it must be."""
+def _learned(
+    spec: TrialSpec, data: Data, custom: Custom, trial: TrialDirectory, report: Report, checkpoint_every: float
+) -> dict[str, Any]:
+    """The coefficients by site with which the trial ended that learned those of this one. It is run first where it must be, and
+    its epochs are reported, so that whoever listens knows that something goes on."""
     first = frozen.learner(spec)
     kept = trial.beside(first.key)
     while kept.outcome() not in ("done", "diverged"):
@@ -248,7 +257,7 @@ def _learned(spec: TrialSpec, data: Data, custom: Custom, trial: TrialDirectory)
             with kept.lock():
                 if kept.outcome() not in ("done", "diverged"):
                     kept.begin(first.model_dump(mode="json"))
-                    train(first, data, custom, kept)
+                    train(first, data, custom, kept, report, checkpoint_every=checkpoint_every)
         except TrialBusyError:
             # Another process is training it.
             time.sleep(1.0)
@@ -258,7 +267,9 @@ def _learned(spec: TrialSpec, data: Data, custom: Custom, trial: TrialDirectory)
             f"{spec.repeat}, fold {spec.fold}), so there is nothing to keep. Lower the learning rate of the study, or leave "
             f"{spec.activation} out."
         )
-    found: dict[str, Any] = kept.history()[-1]["coefficients"]
+    result = kept.result()
+    assert result is not None
+    found: dict[str, Any] = kept.history(result["files"][HISTORY])[-1]["coefficients"]
     return found
 
 
