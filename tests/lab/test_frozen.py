@@ -137,7 +137,7 @@ def test_put_sets_constrained_and_channel_wise_coefficients_to_the_number() -> N
     assert float(srelu.beta) == 0.0
 
 
-def test_a_learner_that_diverged_leaves_nothing_to_keep(tmp_path: Path) -> None:
+def test_where_the_learner_diverged_there_is_nothing_to_keep_and_it_diverges_too(tmp_path: Path) -> None:
     study = Study(
         name="diverged",
         dataset="wdbc",
@@ -148,10 +148,11 @@ def test_a_learner_that_diverged_leaves_nothing_to_keep(tmp_path: Path) -> None:
         train={"epochs": 2, "optimizer": {"name": "sgd", "lr": 1e30}},
     )
     result = run(study, store=tmp_path, on="serial")
-    assert result.counts["failed"] == 2
-    failure = result.store.trial(result.rows[0]["key"]).failure()
-    assert failure is not None
-    assert "arelu learned, and that one diverged" in failure["error"]
+    assert result.counts == {"done": 0, "diverged": 2, "failed": 0, "missing": 0}
+    # Scored as class frequencies, as every training that diverged is.
+    assert all(0.6 < row["test_accuracy"] < 0.65 for row in result.rows)
+    assert "learned" not in {s.kind for s in result.report_data(command="").shapes}
+    assert result.learned() == {}
 
 
 @pytest.mark.parametrize(

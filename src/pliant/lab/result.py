@@ -20,6 +20,7 @@ import safetensors.numpy
 from numpy.typing import NDArray
 from torch import nn
 
+from pliant import catalog
 from pliant.lab import index, papers
 from pliant.lab.choosing import choices_told, chosen_rows, filled
 from pliant.lab.datasets import Data, Detection
@@ -32,7 +33,7 @@ from pliant.lab.report import PAGE, Detected, ReportData, Shape, build, draw, wr
 from pliant.lab.score import confusion, reliability_of, reliability_sums
 from pliant.lab.shapes import learned, shape
 from pliant.lab.store import DETECTIONS, HISTORY, PREDICTIONS, Identity, Store, StoreError
-from pliant.lab.study import FROZEN, Study, TrialSpec, canonical, data_of, plan, spec_of
+from pliant.lab.study import FROZEN, Study, TrialSpec, canonical, data_of, plan
 from pliant.lab.verdict import (
     Predictions,
     Sampled,
@@ -451,11 +452,11 @@ class Result:
 
     def _functions(self, histories: _Histories) -> Iterator[tuple[str, Callable[[], nn.Module], Iterator[History]]]:
         """Each activation that is one function, what makes it, and the histories of its trials. An entrant that is chosen among
-        candidates is not one."""
+        candidates is not one; nor is a frozen one, whose functions are those that another has learned."""
         for activation in self.study.activations:
-            if activation not in self.study.families:
+            if activation not in self.study.families and not activation.startswith(FROZEN):
                 own = self.study.custom.activations.get(activation)
-                make = own if own is not None else spec_of(activation).create
+                make = own if own is not None else functools.partial(catalog.create, activation)
                 yield (
                     activation,
                     make,

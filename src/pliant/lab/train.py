@@ -25,7 +25,7 @@ from pliant.lab.batches import Changes, Examples, batches
 from pliant.lab.course import Course, coefficients
 from pliant.lab.datasets import Data
 from pliant.lab.increments import Increments, weights
-from pliant.lab.network import ModelError, construct
+from pliant.lab.network import construct
 from pliant.lab.protocol import Split, seed_of, split
 from pliant.lab.ranks import ALONE, Ranks
 from pliant.lab.recipe import Train
@@ -261,15 +261,12 @@ def _learned(
         except TrialBusyError:
             # Another process is training it.
             time.sleep(1.0)
-    if kept.outcome() == "diverged":
-        raise ModelError(
-            f"{spec.activation} keeps what the training of {first.activation} learned, and that one diverged (repeat "
-            f"{spec.repeat}, fold {spec.fold}), so there is nothing to keep. Lower the learning rate of the study, or leave "
-            f"{spec.activation} out."
-        )
     result = kept.result()
     assert result is not None
     found: dict[str, Any] = kept.history(result["files"][HISTORY])[-1]["coefficients"]
+    if result["outcome"] == "diverged":
+        # There is nothing to keep, and with that it diverges too: left out it would be judged where the other went well alone.
+        return {site: dict.fromkeys(named, math.nan) for site, named in found.items()}
     return found
 
 
