@@ -29,7 +29,7 @@ from pliant.lab.ranks import ALONE, Ranks
 from pliant.lab.store import CHECKPOINT, TrialDirectory
 from pliant.lab.study import TrialSpec
 
-__all__ = ["Course", "State", "coefficients"]
+__all__ = ["Course", "Report", "State", "coefficients"]
 
 Report = Callable[[Mapping[str, float]], None]
 

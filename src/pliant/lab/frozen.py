@@ -6,11 +6,9 @@ They tell apart what a learned activation owes to its final shape and what to ha
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import torch
 from torch import nn
 
 from pliant.activation import Activation
@@ -37,20 +35,12 @@ def put(network: nn.Module, learned: Mapping[str, Mapping[str, Any]]) -> None:
 
     Args:
         learned: by site and name a float, or a list of floats where it differs by channel; scheduled ones, which a history also
-            has, stay as they are. NaN, of a training that diverged, makes all learned ones of its site NaN.
+            has, stay as they are.
     """
     for site, values in learned.items():
         module = network.get_submodule(site)
         assert isinstance(module, Activation)
         for name, value in values.items():
-            if isinstance(kind := module.kinds[name], Learned) and not _is_lost(value):
+            if isinstance(kind := module.kinds[name], Learned):
                 module.kinds[name] = dataclasses.replace(kind, init=tuple(value) if isinstance(value, list) else value)
         module.reset_parameters()
-        if any(map(_is_lost, values.values())):
-            with torch.no_grad():
-                for parameter in module.parameters(recurse=False):
-                    parameter.fill_(math.nan)
-
-
-def _is_lost(value: Any) -> bool:
-    return isinstance(value, float) and math.isnan(value)

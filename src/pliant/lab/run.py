@@ -25,7 +25,7 @@ from pliant.lab.result import Result
 from pliant.lab.stacked import MAX_PARAMETERS, lanes, train_stacked
 from pliant.lab.status import TRIALS
 from pliant.lab.store import CHECKPOINT, RESULT, Store, TrialBusyError, TrialDirectory
-from pliant.lab.study import FROZEN, Custom, Study, TrialSpec, activation_factory, canonical, data_of, plan, release_data
+from pliant.lab.study import Custom, Study, TrialSpec, activation_factory, canonical, data_of, plan, release_data
 from pliant.lab.train import build
 
 __all__ = ["DEFAULT_STORE", "Progress", "run"]
@@ -97,7 +97,7 @@ def run(
         network, size = detect.build(trials[0], data, study.custom)[0], 1
     else:
         # What keeps the coefficients of another trial is trained by itself, wherever it stands.
-        typical = next((spec for spec in trials if not spec.activation.startswith(FROZEN)), trials[0])
+        typical = next((spec for spec in trials if not spec.frozen), trials[0])
         network, activations = build(typical, data, study.custom)
         size = lanes(typical, data, network, activations, len(trials)) if stack is None else stack
     for spec in trials[: len(study.trained)]:

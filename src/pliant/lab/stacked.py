@@ -40,7 +40,7 @@ from pliant.lab.batches import Examples, batches
 from pliant.lab.datasets import Data
 from pliant.lab.increments import Increments
 from pliant.lab.store import TrialDirectory
-from pliant.lab.study import FROZEN, Custom, TrialSpec, canonical
+from pliant.lab.study import Custom, TrialSpec, canonical
 from pliant.lab.train import Training, begin, coefficients, device_of, hits, loss_of, train
 
 __all__ = ["MAX_PARAMETERS", "lanes", "obstacle", "train_stacked", "unstackable_network"]
@@ -110,7 +110,7 @@ def train_stacked(
         else:
             alone.append(members[0].place)
     # What keeps the coefficients of another trial comes after that one, whose lock is held here.
-    for i in sorted(alone, key=lambda i: specs[i].activation.startswith(FROZEN)):
+    for i in sorted(alone, key=lambda i: specs[i].frozen):
 
         def tell(row: Mapping[str, float], i: int = i) -> None:
             report(i, row)
@@ -144,7 +144,7 @@ def obstacle(spec: TrialSpec, data: Data, network: nn.Module, activations: Seque
 
 def _unstackable_recipe(spec: TrialSpec, data: Data) -> str | None:
     recipe = spec.train
-    if spec.activation.startswith(FROZEN):
+    if spec.frozen:
         return "its coefficients are those that another trial has learned, and are not trained"
     if data.task == "multilabel":
         return "its examples have several labels each"

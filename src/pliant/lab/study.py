@@ -138,6 +138,11 @@ class TrialSpec(Frozen):
     quirks: tuple[str, ...] = ()
     versions: dict[str, int]
 
+    @property
+    def frozen(self) -> bool:
+        """Whether its coefficients are those that another trial has learned."""
+        return self.activation.startswith(FROZEN)
+
     @functools.cached_property
     def key(self) -> str:
         """sha256 of the resolved values, in hex: where the store keeps the trial."""

@@ -22,7 +22,7 @@ from pliant.clock import Clock
 from pliant.errors import PliantError
 from pliant.lab import batch_norm, dropout, frozen, models, optimizers
 from pliant.lab.batches import Changes, Examples, batches
-from pliant.lab.course import Course, coefficients
+from pliant.lab.course import Course, Report, coefficients
 from pliant.lab.datasets import Data
 from pliant.lab.increments import Increments, weights
 from pliant.lab.network import construct
@@ -31,7 +31,7 @@ from pliant.lab.ranks import ALONE, Ranks
 from pliant.lab.recipe import Train
 from pliant.lab.score import score
 from pliant.lab.store import HISTORY, PREDICTIONS, TrialBusyError, TrialDirectory
-from pliant.lab.study import FROZEN, Custom, StudyError, TrialSpec, activation_factory
+from pliant.lab.study import Custom, StudyError, TrialSpec, activation_factory
 
 __all__ = [
     "DeviceError",
@@ -58,9 +58,6 @@ PARTS = ("train", "validation", "test")
 TOP = 5
 """How many epochs the tables of the DSReLU paper list."""
 TOP_METRICS = ("accuracy", "f1_weighted", "auc")
-
-
-Report = Callable[[Mapping[str, float]], None]
 
 
 class DeviceError(PliantError, RuntimeError):
@@ -111,7 +108,7 @@ def train(
     data: Data,
     custom: Custom,
     trial: TrialDirectory,
-    report: Callable[[Mapping[str, float]], None] = lambda _: None,
+    report: Report = lambda _: None,
     *,
     checkpoint_every: float = 20.0,
     ranks: Ranks = ALONE,
@@ -136,11 +133,13 @@ def train(
     """
     device = device_of(spec) if ranks.device is None else ranks.device
     with arithmetic(spec.train, device):
-        training = begin(spec, data, custom, trial, device, ranks=ranks, report=report, checkpoint_every=checkpoint_every)
+        training = begin(spec, data, custom, trial, device, ranks=ranks)
+        if spec.frozen:
+            _keep(training, custom, report, checkpoint_every)
         _train(training, report, checkpoint_every)
 
 
-def _train(training: Training, report: Callable[[Mapping[str, float]], None], checkpoint_every: float) -> None:
+def _train(training: Training, report: Report, checkpoint_every: float) -> None:
     spec, recipe, state = training.spec, training.spec.train, training.state
     network, optimizer, examples, ranks = training.network, training.optimizer, training.examples, training.ranks
     fitted, held = training.fitted, training.held
@@ -198,14 +197,12 @@ def begin(
     others: Iterable[Training] = (),
     *,
     ranks: Ranks = ALONE,
-    report: Report = lambda _: None,
-    checkpoint_every: float = 20.0,
 ) -> Training:
     """A trial as its directory has it: new, or as its checkpoint left it.
 
     Args:
         others: further trainings on ``data`` and ``device``, whose examples are taken where they are the same.
-        ranks: as for :func:`train`. report, checkpoint_every: of the training that learns what a frozen one keeps.
+        ranks: as for :func:`train`.
 
     Raises:
         DataError, ModelError, StudyError: the data, the network or a quirk cannot be used.
@@ -215,7 +212,7 @@ def begin(
         torch.cuda.reset_peak_memory_stats(device)
     examples = _examples(spec, data, parts, device, others)
     network, activations = build(spec, data, custom)
-    if spec.activation.startswith(FROZEN):
+    if spec.frozen:
         frozen.freeze(activations)
     if spec.train.sync_batch_norm:
         network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
@@ -237,27 +234,30 @@ def begin(
         ranks=ranks,
     )
     training.resume()
-    if spec.activation.startswith(FROZEN):
-        training.learned_by = frozen.learner(spec).key
-        if not training.state.epoch:
-            frozen.put(network, _learned(spec, data, custom, trial, report, checkpoint_every))
-            training.best = copy.deepcopy(network.state_dict())
     return training
 
 
+def _keep(training: Training, custom: Custom, report: Report, checkpoint_every: float) -> None:
+    """Give a frozen trial that begins the coefficients with which the trial ended that learned them. That one is run first
+    where it must be, and its epochs are reported, so that whoever listens knows that something goes on."""
+    first = frozen.learner(training.spec)
+    training.learned_by = first.key
+    if not training.state.epoch:
+        kept = training.trial.beside(first.key)
+        frozen.put(training.network, _learned(first, kept, training.data, custom, report, checkpoint_every))
+        training.best = copy.deepcopy(training.network.state_dict())
+
+
 def _learned(
-    spec: TrialSpec, data: Data, custom: Custom, trial: TrialDirectory, report: Report, checkpoint_every: float
+    spec: TrialSpec, kept: TrialDirectory, data: Data, custom: Custom, report: Report, checkpoint_every: float
 ) -> dict[str, Any]:
-    """The coefficients by site with which the trial ended that learned those of this one. It is run first where it must be, and
-    its epochs are reported, so that whoever listens knows that something goes on."""
-    first = frozen.learner(spec)
-    kept = trial.beside(first.key)
+    """The coefficients by site with which a trial ended, once it has."""
     while kept.outcome() not in ("done", "diverged"):
         try:
             with kept.lock():
                 if kept.outcome() not in ("done", "diverged"):
-                    kept.begin(first.model_dump(mode="json"))
-                    train(first, data, custom, kept, report, checkpoint_every=checkpoint_every)
+                    kept.begin(spec.model_dump(mode="json"))
+                    train(spec, data, custom, kept, report, checkpoint_every=checkpoint_every)
         except TrialBusyError:
             # Another process is training it.
             time.sleep(1.0)
