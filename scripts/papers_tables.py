@@ -16,6 +16,7 @@ from pathlib import Path
 
 from pliant.lab import papers, records
 from pliant.lab.claims import Known, settle
+from pliant.lab.evidence import Evidence
 from pliant.lab.papers import ReleasedEpoch
 from pliant.schedules import Logistic
 
@@ -341,27 +342,22 @@ def _ends(low: float, high: float) -> str:
     return f" [{100 * low:.2f}, {100 * high:.2f}]" if math.isfinite(low) and math.isfinite(high) else ""
 
 
-def _courses(record: records.Record) -> dict[str, list[dict[str, str]]]:
+def _courses(evidence: Evidence) -> dict[str, list[dict[str, str]]]:
     """By label the epochs of a record's curves, which are means over its trials."""
+    assert evidence.path is not None
     found: dict[str, list[dict[str, str]]] = {}
-    with (record.path / "figures" / "curves.csv").open(newline="", encoding="utf-8") as file:
+    with (evidence.path / "figures" / "curves.csv").open(newline="", encoding="utf-8") as file:
         for line in csv.DictReader(file):
             found.setdefault(line["Activation"], []).append(line)
     return found
 
 
-def _recorded(study: str, *changes: str) -> records.Record:
-    """The record of a study, changed so among other things, with the most results."""
-    found = [r for r in records.find(RECORDS).values() if r.evidence.name == study and set(changes) <= set(r.evidence.changes)]
-    return max(found, key=lambda r: r.evidence.scored)
-
-
 def moving() -> str:
     """What batch normalisation makes of a moving slope on MIT-BIH: one training, evaluated in two ways."""
     quirk = 'quirks=["batch_statistics_at_test"]'
-    found = [r for r in records.find(RECORDS).values() if r.evidence.name == "dsrelu-mitbih-random"]
-    (plain,) = (r for r in found if quirk not in r.evidence.changes)
-    averages, batch = _courses(plain), _courses(_recorded("dsrelu-mitbih-random", quirk))
+    found = [r.evidence for r in records.find(RECORDS).values() if r.evidence.name == "dsrelu-mitbih-random"]
+    (averages,) = (_courses(e) for e in found if quirk not in e.changes)
+    (batch,) = (_courses(e) for e in found if quirk in e.changes)
     told = {
         "DSReLU released, on its training batches": (averages["DSReLU released"], "Training accuracy"),
         "DSReLU released: validation, running averages": (averages["DSReLU released"], "Validation accuracy"),
@@ -375,7 +371,8 @@ def moving() -> str:
 
 def course() -> str:
     """Train accuracy on the way, and validation accuracy at the end, of what claim 12 compares."""
-    record = _recorded("dsrelu-claim12")
+    evidence = known().best("dsrelu-claim12")
+    assert evidence is not None
     told = [
         "DSReLU released, from 3.5 to 0.8",
         "the same reversed, from 0.8 to 3.5",
@@ -385,7 +382,7 @@ def course() -> str:
         "ReLU",
     ]
     rows = []
-    for name, lines in zip(told, _courses(record).values(), strict=True):
+    for name, lines in zip(told, _courses(evidence).values(), strict=True):
         last = len(lines)
         shown = [_share(lines[last * quarter // 4 - 1]["Training accuracy"], 2) for quarter in (1, 2, 3, 4)]
         rows.append([name, *shown, _share(lines[-1]["Validation accuracy"], 2), lines[-1]["Trials"]])

@@ -118,7 +118,7 @@ def test_a_claim_of_a_size_is_held_to_it(by: float, noise: float, word: str, ver
     found = decide(claim(least=0.02), given)
     assert (found.word, found.verdict) == (word, verdict)
     # Each of several must be behind by as much.
-    both = dataclasses.replace(evidence({"relu": BASE, "gelu": raised(0.02), "srelu": raised(0.03)}))
+    both = evidence({"relu": BASE, "gelu": raised(0.02), "srelu": raised(0.03)})
     assert decide(claim(("relu", "gelu"), least=0.02), both).word == "REFUTED"
     assert decide(claim(("relu",), least=0.02), both).word == "SUPPORTED"
 

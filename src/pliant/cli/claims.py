@@ -112,8 +112,8 @@ def _lines(answer: Answer, width: int) -> Iterator[str]:
         if answer.rows:
             told = ", ".join(f"{name} ({size}; {origin})" for name, size, origin in answer.rows)
             yield from _part("rows", "", told, width)
-    for said in filter(None, (answer.lacking, claim.not_yet)):
-        yield from _part("", "", f"{said[0].upper()}{said[1:].rstrip('.')}.", width)
+    for note in answer.notes:
+        yield from _part("", "", note, width)
     if answer.command:
         yield from _part("run", "", f"{answer.command}  ({answer.cost})", width)
 

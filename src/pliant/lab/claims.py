@@ -131,6 +131,11 @@ class Answer:
         return f"{lacks} of its {self.tests} comparisons {'has' if lacks == 1 else 'have'} no rows, or none at one size"
 
     @property
+    def notes(self) -> list[str]:
+        """What is to be said beside the words: of tests without a finding, and of what no test asks. Sentences."""
+        return [f"{note[0].upper()}{note[1:].rstrip('.')}." for note in (self.lacking, self.claim.not_yet) if note]
+
+    @property
     def command(self) -> str:
         """What runs the first study that is wanting; "" where none is."""
         return self.wanting[0].command if self.wanting else ""

@@ -287,9 +287,8 @@ class _Desk:
             found = self.known.at(finding.study, finding.tier) if not finding.changes else None
             fates.append(Fate(finding.word, finding.brief, told, self.link(found) if found is not None else ""))
         state = {"settled": claim.settled or "", "open": "open", "not run": "not run"}.get(answer.state, "")
-        said = {"settled": f"by algebra or a test, {claim.settled_by}. {claim.experiment}", "decided": ""}
-        parts = (said.get(answer.state, claim.experiment), answer.lacking, claim.not_yet or "")
-        text = " ".join(f"{part[0].upper()}{part[1:].rstrip('.')}." for part in parts if part)
+        said = {"settled": f"By algebra or a test, {claim.settled_by}. {claim.experiment}", "decided": ""}
+        text = " ".join(filter(None, (said.get(answer.state, claim.experiment), *answer.notes)))
         command = f"{answer.command} ({answer.cost})" if answer.command and len(fates) < max(1, answer.tests) else ""
         return ClaimRow(claim.number, claim.title, claim.evidence_status, claim.evidence, tuple(fates), state, text, command)
 

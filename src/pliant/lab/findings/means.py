@@ -19,17 +19,17 @@ from pliant.lab.papers.claims import MeanTest, SpreadTest
 from pliant.lab.study import CHOSEN, spec_of
 from pliant.lab.verdict import Comparison, Verdict, VerdictError, judge
 
-__all__ = ["TURNED", "Lead", "in_points", "is_another", "leads", "mean", "rivals_of", "size_of", "verdict_on"]
+__all__ = ["TURNED", "Lead", "in_points", "is_another", "leads", "mean", "rivals_of", "size_of"]
 
 TURNED: Mapping[str, Any] = {"BETTER": "WORSE", "WORSE": "BETTER"}
 """The word of a comparison seen from its other side; the other words stay."""
 
 
 def mean(test: MeanTest, evidence: Evidence, alpha: float) -> Finding | None:
-    contender = test.contender
-    family = verdict_on(test, evidence, contender, alpha)
-    found = [] if family is None else leads(family, test, contender)
-
+    """None where the rows hold nothing of the contender, or of any that it is compared with."""
+    if test.contender not in evidence.activations or not rivals_of(test, evidence):
+        return None
+    found = leads(test, evidence, alpha)
     missing = [a for a in test.against if a not in evidence.activations] if isinstance(test.against, tuple) else []
     without = _without(test, evidence)
 
@@ -42,8 +42,6 @@ def mean(test: MeanTest, evidence: Evidence, alpha: float) -> Finding | None:
         numbers = (c.n, c.difference, c.low, c.high, c.rival) if c else ()
         return make(test.study, evidence, word, verdict, sentence, *numbers)
 
-    if contender not in evidence.activations or not rivals_of(test, evidence):
-        return None
     if not found:
         return finding("UNDECIDED", "", f"the rows of {evidence.directory} alone say nothing of {test.metric}.")
     seen = [c for c in found if c.n]
@@ -53,8 +51,7 @@ def mean(test: MeanTest, evidence: Evidence, alpha: float) -> Finding | None:
     if test.direction == "same":
         furthest = max(seen, key=lambda c: abs(c.difference))
         # One of several lies beyond the margin sooner by chance: its interval pays for their number.
-        wide = verdict_on(test, evidence, contender, alpha / len(seen))
-        wider = [] if wide is None else leads(wide, test, contender)
+        wider = leads(test, evidence, alpha / len(seen))
         if apart := [c for c in wider if c.low > margin_of(test) or c.high < -margin_of(test)]:
             worst = max(apart, key=lambda c: abs(c.difference))
             shown = next(c for c in seen if c.rival == worst.rival)
@@ -70,8 +67,7 @@ def mean(test: MeanTest, evidence: Evidence, alpha: float) -> Finding | None:
         if test.relative:
             size = math.log1p(test.least) if test.direction == "higher" else -math.log1p(-test.least)
         floor = -margin_of(test) if test.equal else size
-        wide = verdict_on(test, evidence, contender, alpha / len(seen))
-        wider = [] if wide is None else leads(wide, test, contender)
+        wider = leads(test, evidence, alpha / len(seen))
         if short := [c.rival for c in wider if c.n and c.most < floor]:
             worst = min((c for c in seen if c.rival in short), key=lambda c: c.lead)
             return finding("REFUTED", "WORSE" if test.equal or worst.lead < 0 else "LESS", worst.sentence, worst)
@@ -108,9 +104,19 @@ class Lead:
     sentence: str
 
 
-def verdict_on(test: MeanTest, evidence: Evidence, contender: str, alpha: float) -> Verdict | None:
-    """The contender as the baseline of a verdict on its rivals; None where one is not among the rows, or these do not say."""
-    rivals = rivals_of(test, evidence)
+def leads(test: MeanTest, evidence: Evidence, alpha: float) -> list[Lead]:
+    """The comparisons of the contender with its rivals; none where one is not among the rows, or these do not say."""
+    verdict = _verdict(test, evidence, alpha)
+    if verdict is None:
+        return []
+    named = verdict.estimates[verdict.metric]
+    label = next((e.label for e in named if e.activation == test.contender), test.contender)
+    return [_lead(c, test, label, verdict.alpha) for c in verdict.comparisons]
+
+
+def _verdict(test: MeanTest, evidence: Evidence, alpha: float) -> Verdict | None:
+    """The contender as the baseline of a verdict on its rivals."""
+    contender, rivals = test.contender, rivals_of(test, evidence)
     if contender not in evidence.activations or not rivals:
         return None
     metric = test.metric.removeprefix("test_")
@@ -126,7 +132,7 @@ def verdict_on(test: MeanTest, evidence: Evidence, contender: str, alpha: float)
             return turned if turned is None or turned.margin == test.margin else _within(turned, test.margin)
         # By seeds alone, on one test part, a score would be taken for surer than it is.
         return None
-    return _of_a_column(test, evidence, contender, rivals, alpha)
+    return _of_a_column(test, evidence, rivals, alpha)
 
 
 def rivals_of(test: MeanTest | SpreadTest, evidence: Evidence) -> list[str]:
@@ -144,7 +150,7 @@ def is_another(activation: str, contender: str) -> bool:
     return spec_of(activation).entry.name != spec_of(contender).entry.name
 
 
-def _of_a_column(test: MeanTest, evidence: Evidence, contender: str, rivals: Sequence[str], alpha: float) -> Verdict | None:
+def _of_a_column(test: MeanTest, evidence: Evidence, rivals: Sequence[str], alpha: float) -> Verdict | None:
     """A verdict on what is not a score of the test part: times, gaps, areas. As a score without steps, the lower the better,
     over the folds; seeds on one fixed split count as such, since what other test examples would say is not in question."""
     rows = [{k: v for k, v in row.items() if k != "partition"} | {"test_loss": _told(row, test)} for row in evidence.rows]
@@ -153,9 +159,9 @@ def _of_a_column(test: MeanTest, evidence: Evidence, contender: str, rivals: Seq
     try:
         verdict = judge(
             rows,
-            activations=[contender, *rivals],
+            activations=[test.contender, *rivals],
             labels=evidence.labels,
-            baseline=contender,
+            baseline=test.contender,
             metric="loss",
             metrics=("loss",),
             margin=margin_of(test),
@@ -166,7 +172,7 @@ def _of_a_column(test: MeanTest, evidence: Evidence, contender: str, rivals: Seq
     # What is counted may agree where the trainings do not; that is a tie, and no identity.
     comparisons: list[Comparison] = [
         dataclasses.replace(c, word="CANNOT TELL", identical=False, low=-math.inf, high=math.inf, p=1.0, p_equivalent=1.0)
-        if c.identical and not _same_losses(evidence, contender, c.activation)
+        if c.identical and not _same_losses(evidence, test.contender, c.activation)
         else c
         for c in verdict.comparisons
     ]
@@ -260,13 +266,7 @@ def _within(verdict: Verdict, margin: float) -> Verdict:
     return dataclasses.replace(verdict, margin=margin, comparisons=tuple(map(comparison, verdict.comparisons)))
 
 
-def leads(verdict: Verdict, test: MeanTest, contender: str) -> list[Lead]:
-    name = verdict.estimates[verdict.metric]
-    label = next((e.label for e in name if e.activation == contender), contender)
-    return [_seen(c, test, label, verdict.alpha) for c in verdict.comparisons]
-
-
-def _seen(c: Comparison, test: MeanTest, contender: str, alpha: float) -> Lead:
+def _lead(c: Comparison, test: MeanTest, contender: str, alpha: float) -> Lead:
     # The verdict compares the rival with the contender; the claim speaks the other way round.
     higher_claimed = test.direction != "lower"
     points = in_points(test.metric)

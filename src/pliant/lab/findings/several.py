@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from pliant.lab.evidence import Evidence
 from pliant.lab.findings.finding import Finding, Settled, make, values_of
-from pliant.lab.findings.means import TURNED, Lead, in_points, is_another, leads, rivals_of, size_of, verdict_on
+from pliant.lab.findings.means import TURNED, Lead, in_points, is_another, leads, rivals_of, size_of
 from pliant.lab.metrics import HIGHER_IS_BETTER
 from pliant.lab.papers.claims import CellsTest, InteractionTest, MeanTest
 from pliant.lab.verdict import holm, judge_datasets
@@ -75,8 +75,7 @@ def _leads(evidence: Evidence, contender: str, rivals: Sequence[str], column: st
     seen = []
     for against in [tuple(others)] if together else [(a,) for a in others]:
         test = MeanTest(evidence.name, contender, against, column, "higher" if _higher(column) else "lower", margin)
-        verdict = verdict_on(test, evidence, contender, alpha) if against else None
-        seen += [] if verdict is None else leads(verdict, test, contender)
+        seen += leads(test, evidence, alpha)
     return [c for c in seen if c.n]
 
 
@@ -90,11 +89,9 @@ def interaction(test: InteractionTest, studies: Sequence[Evidence], alpha: float
     both: list[Lead] = []
     for part in studies:
         alone = MeanTest(part.name, test.contender, test.against, test.metric, "higher", test.margin)
-        family = verdict_on(alone, part, test.contender, alpha)
-        found = [] if family is None else leads(family, alone, test.contender)
         if test.contender not in part.activations or not rivals_of(alone, part):
             return None
-        both += [c for c in found if c.n]
+        both += [c for c in leads(alone, part, alpha) if c.n]
     first, second = studies
     finding = functools.partial(make, test.study, first, beside=[second])
     if len(both) < 2:
