@@ -208,3 +208,20 @@ def test_the_order_of_names_does_not_decide_how_others_are_trained(small: Study,
         return {record["provenance"]["stacked_with"] for key in keys if (record := result.store.trial(key).result())}
 
     assert stacked("frozen:arelu", "arelu") == stacked("arelu", "frozen:arelu") != {0}
+
+
+def test_in_one_job_what_learns_is_trained_before_what_keeps(
+    small: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The job holds the locks of both, so that the other way round it would wait for itself."""
+    waits: list[float] = []
+
+    def never(seconds: float) -> None:
+        waits.append(seconds)
+        raise RuntimeError("it waits")
+
+    monkeypatch.setattr("pliant.lab.train.time.sleep", never)
+    result = run(frozen(small, "frozen:arelu", "arelu"), store=tmp_path, on="serial", stack=2)
+    assert result.counts["done"] == 4
+    # A job that fails as a whole is tried again trial by trial, and would get there.
+    assert waits == []

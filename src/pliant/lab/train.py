@@ -30,7 +30,7 @@ from pliant.lab.protocol import Split, seed_of, split
 from pliant.lab.ranks import ALONE, Ranks
 from pliant.lab.recipe import Train
 from pliant.lab.score import score
-from pliant.lab.store import HISTORY, PREDICTIONS, TrialBusyError, TrialDirectory
+from pliant.lab.store import PREDICTIONS, TrialBusyError, TrialDirectory
 from pliant.lab.study import Custom, StudyError, TrialSpec, activation_factory
 
 __all__ = [
@@ -261,9 +261,10 @@ def _learned(
         except TrialBusyError:
             # Another process is training it.
             time.sleep(1.0)
+    # With it the history was compared with its checksum.
     result = kept.result()
     assert result is not None
-    found: dict[str, Any] = kept.history(result["files"][HISTORY])[-1]["coefficients"]
+    found: dict[str, Any] = kept.history()[-1]["coefficients"]
     if result["outcome"] == "diverged":
         # There is nothing to keep, and with that it diverges too: left out it would be judged where the other went well alone.
         return {site: dict.fromkeys(named, math.nan) for site, named in found.items()}
